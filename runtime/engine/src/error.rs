@@ -1,0 +1,35 @@
+use std::error::Error;
+
+/// Why an engine gave no result.
+///
+/// Variants are cut by what the *caller* does next: retry elsewhere, or report a bug. Status codes
+/// are chosen in `serve::error` only.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A tensor has the wrong length: the model is not what its description says, or a bug.
+    #[error("{tensor}: expected shape {expected:?}, got {actual_len} elements")]
+    ShapeMismatch {
+        /// Name of the tensor.
+        tensor: &'static str,
+        /// Shape the callee needs.
+        expected: Vec<usize>,
+        /// Elements it was given.
+        actual_len: usize,
+    },
+    /// The model asks for something this engine does not know; another engine may.
+    #[error("unsupported model: {reason}")]
+    Unsupported {
+        /// What was asked for, and what is known.
+        reason: String,
+    },
+    /// The device or library below failed; retry on another instance.
+    #[error("{engine} engine failed")]
+    Backend {
+        /// `"tract"`.
+        engine: &'static str,
+        /// What the library said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}

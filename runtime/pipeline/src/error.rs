@@ -1,0 +1,65 @@
+use std::{error::Error, sync::Arc};
+
+use engine::EngineError;
+
+/// Why a text got no answer, cut by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// Too many requests wait already; come back later.
+    #[error("{max_queue_requests} requests wait already")]
+    QueueFull {
+        /// Requests that may wait.
+        max_queue_requests: usize,
+    },
+    /// The text is over the limit and truncation is off; send less.
+    #[error("text has {num_tokens} tokens, limit is {max_input_tokens}")]
+    TooManyTokens {
+        /// Tokens in the text, special tokens included.
+        num_tokens: usize,
+        /// Tokens that are allowed.
+        max_input_tokens: usize,
+    },
+    /// The limit on tokens leaves no room for a text; raise it.
+    #[error("limit is {max_input_tokens} tokens, {num_special} of them special")]
+    NoRoom {
+        /// Tokens that are allowed.
+        max_input_tokens: usize,
+        /// Tokens that the model adds to every text.
+        num_special: usize,
+    },
+    /// More labels were asked for than there are; ask for fewer.
+    #[error("top_k is {top_k}, the model has {num_labels} labels")]
+    TopK {
+        /// Labels asked for.
+        top_k: usize,
+        /// Labels of the model.
+        num_labels: usize,
+    },
+    /// The model's files do not fit together; replace them.
+    #[error("model {model}: {reason}")]
+    Model {
+        /// Name of the model.
+        model: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The system gave no thread to run the engine on.
+    #[error("cannot start the engine's thread")]
+    Thread(#[source] std::io::Error),
+    /// The tokenizer failed.
+    #[error("tokenizer failed")]
+    Tokenizer(#[source] Box<dyn Error + Send + Sync>),
+    /// The engine failed on the batch that held the text.
+    #[error("engine failed")]
+    Engine(#[source] Arc<EngineError>),
+    /// The model gave a number that is not finite.
+    #[error("model {model} gave a logit that is not finite")]
+    NotFinite {
+        /// Name of the model.
+        model: String,
+    },
+    /// The engine's thread is gone; another instance may answer.
+    #[error("the engine has stopped")]
+    Stopped,
+}

@@ -1,0 +1,348 @@
+//! Settings of a function: one table of names, defaults and bounds; read once, checked together.
+
+use std::{
+    fmt,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pipeline::{BatchLimits, TokenLimits, Truncation};
+use telemetry::LogFormat;
+
+/// Settings of one function, as the environment gives them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where requests come from.
+    pub platform: Platform,
+    /// `MODEL_URI`: where the model is. Default: the first folder that exists of those that
+    /// `--help` names.
+    pub model_uri: String,
+    /// `NUM_THREADS`: threads of the engine. Default: the CPU quota, else the cores.
+    pub num_threads: usize,
+    /// `MAX_BATCH_TOKENS`, `MAX_BATCH_REQUESTS`, `MAX_QUEUE_REQUESTS`.
+    pub batch_limits: BatchLimits,
+    /// `MAX_INPUT_TOKENS`, `TRUNCATION`.
+    pub token_limits: TokenLimits,
+    /// `MAX_INPUT_CHARS`: longest text, in Unicode characters.
+    pub max_input_chars: usize,
+    /// `MAX_BODY_BYTES`: longest body of a request.
+    pub max_body_bytes: usize,
+    /// `REQUEST_TIMEOUT_MS`: longest a request may take, loading the model included. SIGTERM
+    /// waits for requests in flight no longer than that.
+    pub request_timeout: Duration,
+    /// `LOG_FORMAT`.
+    pub log_format: LogFormat,
+    /// `RUST_LOG`: which events are logged.
+    pub log_filter: String,
+}
+
+/// Where requests come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platform {
+    /// `PORT`: HTTP/1.1 and h2c on this port of all addresses; 0 takes any free one.
+    Http {
+        /// TCP port.
+        port: u16,
+    },
+    /// The Lambda Runtime API, as `AWS_LAMBDA_RUNTIME_API` says.
+    Lambda,
+}
+
+/// One line of `--help`.
+struct Setting {
+    name: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+}
+
+const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, default, meaning }
+}
+
+const PORT: Setting = setting("PORT", "8080", "TCP port for HTTP/1.1 and h2c; 0 takes a free one");
+const MODEL_URI: Setting =
+    setting("MODEL_URI", "", "model folder: a path or file:///…, #sha256=… pins it");
+const NUM_THREADS: Setting =
+    setting("NUM_THREADS", "", "threads of the engine (default: the CPU quota, else the cores)");
+const MAX_BATCH_TOKENS: Setting =
+    setting("MAX_BATCH_TOKENS", "16384", "tokens in one forward pass");
+const MAX_BATCH_REQUESTS: Setting =
+    setting("MAX_BATCH_REQUESTS", "64", "requests in one forward pass");
+const MAX_QUEUE_REQUESTS: Setting =
+    setting("MAX_QUEUE_REQUESTS", "512", "requests that may wait; more get 429");
+const REQUEST_TIMEOUT_MS: Setting =
+    setting("REQUEST_TIMEOUT_MS", "30000", "longest a request may take, in milliseconds");
+const MAX_BODY_BYTES: Setting =
+    setting("MAX_BODY_BYTES", "2000000", "longest body of a request, in bytes");
+const MAX_INPUT_CHARS: Setting =
+    setting("MAX_INPUT_CHARS", "5000", "longest text, in Unicode characters");
+const MAX_INPUT_TOKENS: Setting =
+    setting("MAX_INPUT_TOKENS", "512", "tokens of a text that are read, at most the model's");
+const TRUNCATION: Setting =
+    setting("TRUNCATION", "right", "what longer texts lose: right, left; off refuses them");
+const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged");
+const LOG_FORMAT: Setting =
+    setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
+
+const SETTINGS: [Setting; 13] = [
+    PORT,
+    MODEL_URI,
+    NUM_THREADS,
+    MAX_BATCH_TOKENS,
+    MAX_BATCH_REQUESTS,
+    MAX_QUEUE_REQUESTS,
+    REQUEST_TIMEOUT_MS,
+    MAX_BODY_BYTES,
+    MAX_INPUT_CHARS,
+    MAX_INPUT_TOKENS,
+    TRUNCATION,
+    RUST_LOG,
+    LOG_FORMAT,
+];
+
+/// What `lambda_runtime` cannot do without.
+const LAMBDA_VARS: [&str; 3] =
+    ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"];
+
+/// Every setting that could not be read, in one message.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad settings: {}", .mistakes.join("; "))]
+pub struct ConfigError {
+    mistakes: Vec<String>,
+}
+
+impl Config {
+    /// Reads the environment of the process.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], with all mistakes at once.
+    pub fn from_env(function: &str) -> Result<Self, ConfigError> {
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+        Self::from_vars(function, |name| std::env::var(name).ok())
+    }
+
+    /// Reads settings from `var`, which gives the value of a variable.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], with all mistakes at once.
+    pub fn from_vars(
+        function: &str,
+        var: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut reader = Reader { var, mistakes: Vec::new() };
+        let on_lambda = reader.on_lambda();
+        let port = reader.number(&PORT, 0..=u16::MAX.into());
+        let config = Self {
+            platform: if on_lambda {
+                Platform::Lambda
+            } else {
+                Platform::Http { port: port as u16 }
+            },
+            model_uri: reader.text(&MODEL_URI),
+            num_threads: reader.number_or(&NUM_THREADS, 1..=1024, quota_threads),
+            batch_limits: BatchLimits {
+                max_batch_tokens: reader.number(&MAX_BATCH_TOKENS, 1..=1 << 24),
+                max_batch_requests: reader.number(&MAX_BATCH_REQUESTS, 1..=1 << 16),
+                max_queue_requests: reader.number(&MAX_QUEUE_REQUESTS, 1..=1 << 20),
+            },
+            token_limits: TokenLimits {
+                max_input_tokens: reader.number(&MAX_INPUT_TOKENS, 1..=1 << 20),
+                truncation: reader.choice(
+                    &TRUNCATION,
+                    &[
+                        ("right", Truncation::Right),
+                        ("left", Truncation::Left),
+                        ("off", Truncation::Off),
+                    ],
+                ),
+            },
+            max_input_chars: reader.number(&MAX_INPUT_CHARS, 1..=1 << 30),
+            max_body_bytes: reader.number(&MAX_BODY_BYTES, 1..=1 << 30),
+            request_timeout: Duration::from_millis(
+                reader.number(&REQUEST_TIMEOUT_MS, 1..=3_600_000) as u64,
+            ),
+            log_format: reader.log_format(),
+            log_filter: reader.text(&RUST_LOG),
+        };
+        if !reader.mistakes.is_empty() {
+            return Err(ConfigError { mistakes: reader.mistakes });
+        }
+        if config.model_uri.is_empty() {
+            return Ok(Self { model_uri: default_model(function), ..config });
+        }
+        Ok(config)
+    }
+}
+
+struct Reader<F> {
+    var: F,
+    mistakes: Vec<String>,
+}
+
+impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    /// Whether Lambda started this process; it then says all that `lambda_runtime` asks for.
+    fn on_lambda(&mut self) -> bool {
+        let on_lambda = (self.var)("AWS_LAMBDA_RUNTIME_API").is_some();
+        for name in LAMBDA_VARS.into_iter().filter(|_| on_lambda) {
+            if (self.var)(name).is_none() {
+                self.mistakes.push(format!("{name}: not set, though AWS_LAMBDA_RUNTIME_API is"));
+            }
+        }
+        on_lambda
+    }
+
+    /// The value, or the default if it is unset or empty.
+    fn text(&self, setting: &Setting) -> String {
+        let value = (self.var)(setting.name).map(|value| value.trim().to_owned());
+        value.filter(|value| !value.is_empty()).unwrap_or_else(|| setting.default.to_owned())
+    }
+
+    fn number(&mut self, setting: &Setting, bounds: RangeInclusive<usize>) -> usize {
+        let text = self.text(setting);
+        let Ok(number) = text.parse::<usize>() else {
+            self.mistakes.push(format!("{}: \"{text}\" is not a whole number", setting.name));
+            return *bounds.start();
+        };
+        if number < *bounds.start() {
+            self.mistakes.push(format!("{}: {number} is below {}", setting.name, bounds.start()));
+        } else if number > *bounds.end() {
+            self.mistakes.push(format!("{}: {number} is above {}", setting.name, bounds.end()));
+        }
+        number
+    }
+
+    fn number_or(
+        &mut self,
+        setting: &Setting,
+        bounds: RangeInclusive<usize>,
+        unset: impl Fn() -> usize,
+    ) -> usize {
+        if self.text(setting).is_empty() { unset() } else { self.number(setting, bounds) }
+    }
+
+    /// One of `choices`; the first stands for a mistake.
+    fn choice<T: Copy>(&mut self, setting: &Setting, choices: &[(&str, T)]) -> T {
+        let text = self.text(setting);
+        if let Some(&(_, value)) = choices.iter().find(|&&(name, _)| name == text) {
+            return value;
+        }
+        let names: Vec<&str> = choices.iter().map(|&(name, _)| name).collect();
+        let (name, known) = (setting.name, names.join(", "));
+        self.mistakes.push(format!("{name}: \"{text}\" is not one of {known}"));
+        choices[0].1
+    }
+
+    fn log_format(&mut self) -> LogFormat {
+        if self.text(&LOG_FORMAT).is_empty() {
+            return LogFormat::for_stdout();
+        }
+        self.choice(&LOG_FORMAT, &[("json", LogFormat::Json), ("text", LogFormat::Text)])
+    }
+}
+
+/// What the kernel lets this process use at once; Rust reads cgroup quota and affinity.
+fn quota_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Where a function looks for its model when nothing is set.
+fn default_models(function: &str) -> [PathBuf; 3] {
+    let beside_binary = std::env::current_exe()
+        .ok()
+        .and_then(|binary| Some(binary.parent()?.join("model")))
+        .unwrap_or_else(|| PathBuf::from("model"));
+    [beside_binary, PathBuf::from("/model"), Path::new("functions").join(function).join("model")]
+}
+
+/// The first default folder that holds a model, else the last, whose absence is then reported.
+fn default_model(function: &str) -> String {
+    let [beside_binary, root, in_repository] = default_models(function);
+    let found = [beside_binary, root].into_iter().find(|path| path.join("config.json").is_file());
+    found.unwrap_or(in_repository).display().to_string()
+}
+
+/// What `--help` prints.
+pub(crate) struct Help(pub(crate) &'static str);
+
+impl fmt::Display for Help {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let function = self.0;
+        writeln!(f, "{function}: answers POST /{function} and GET /health")?;
+        writeln!(f, "\nUsage: {function} [--check | --help | --version]")?;
+        writeln!(f, "  --check    checks the settings and the model, then exits")?;
+        writeln!(f, "\nSettings, from the environment:")?;
+        for Setting { name, default, meaning } in SETTINGS {
+            write!(f, "  {name:<19} {meaning}")?;
+            if !default.is_empty() {
+                write!(f, " (default: {default})")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "\nWithout MODEL_URI the model is the first of:")?;
+        for path in default_models(function) {
+            writeln!(f, "  {}", path.display())?;
+        }
+        writeln!(f, "\nWith AWS_LAMBDA_RUNTIME_API set, requests come from AWS Lambda, not PORT.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_vars("predict", |name| {
+            vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_set_gives_the_defaults() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.platform, Platform::Http { port: 8080 });
+        assert_eq!(config.batch_limits.max_batch_tokens, 16_384);
+        assert_eq!(config.token_limits.truncation, Truncation::Right);
+        assert_eq!(config.request_timeout, Duration::from_secs(30));
+        assert!(config.num_threads >= 1);
+        assert_eq!(config, read(&[("PORT", ""), ("RUST_LOG", " ")]).unwrap(), "empty is unset");
+    }
+
+    #[test]
+    fn every_bad_setting_is_named_at_once() {
+        let error = read(&[
+            ("PORT", "http"),
+            ("MAX_BATCH_TOKENS", "0"),
+            ("REQUEST_TIMEOUT_MS", "3600001"),
+            ("TRUNCATION", "middle"),
+            ("LOG_FORMAT", "xml"),
+        ]);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "bad settings: PORT: \"http\" is not a whole number; MAX_BATCH_TOKENS: 0 is below 1; \
+             TRUNCATION: \"middle\" is not one of right, left, off; \
+             REQUEST_TIMEOUT_MS: 3600001 is above 3600000; \
+             LOG_FORMAT: \"xml\" is not one of json, text"
+        );
+    }
+
+    #[test]
+    fn lambda_is_recognised_by_its_runtime_api() {
+        let mut vars = vec![("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")];
+        let message = read(&vars).unwrap_err().to_string();
+        assert!(LAMBDA_VARS.iter().all(|name| message.contains(name)), "{message}");
+        vars.extend(LAMBDA_VARS.map(|name| (name, "1")));
+        assert_eq!(read(&vars).unwrap().platform, Platform::Lambda);
+    }
+
+    #[test]
+    fn help_names_every_setting() {
+        let help = Help("predict").to_string();
+        for setting in SETTINGS {
+            assert!(help.contains(setting.name), "{}", setting.name);
+        }
+    }
+}

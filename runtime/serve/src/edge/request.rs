@@ -1,0 +1,81 @@
+use std::time::Instant;
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, header::CONNECTION},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use pipeline::Pipeline;
+use tracing::{Instrument, info_span};
+use uuid::Uuid;
+
+use super::Edge;
+use crate::{Model, error::ApiError};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id that is taken over from a caller, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Answers one request: gives it an id, a deadline and one log line at its end.
+pub(super) async fn answer<P: Pipeline>(
+    State((edge, model)): State<(Edge, Model<P>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let request_id = request_id(&request);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let span = info_span!("request", request_id = request_id.to_str().unwrap_or_default());
+
+    let mut response = async {
+        let response = within_limits(&edge, &model, request, next).await;
+        tracing::info!(
+            method = method.as_str(),
+            route = route.as_deref().unwrap_or("none"),
+            status = response.status().as_u16(),
+            duration_ms = started.elapsed().as_secs_f64() * 1e3,
+            "request done"
+        );
+        response
+    }
+    .instrument(span)
+    .await;
+    response.headers_mut().insert(REQUEST_ID, request_id);
+    response
+}
+
+async fn within_limits<P: Pipeline>(
+    edge: &Edge,
+    model: &Model<P>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if edge.is_draining() {
+        let mut response = ApiError::shutting_down().into_response();
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
+    match tokio::time::timeout(edge.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) if model.state().is_none() => ApiError::loading().into_response(),
+        Err(_) => ApiError::timeout(edge.request_timeout).into_response(),
+    }
+}
+
+/// The caller's own id if it is short and printable, else a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    let given = request.headers().get(REQUEST_ID).filter(|id| {
+        let bytes = id.as_bytes();
+        (1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    });
+    match given {
+        Some(id) => id.clone(),
+        None => {
+            let id = Uuid::new_v4().simple().to_string();
+            HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
+        }
+    }
+}

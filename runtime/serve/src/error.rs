@@ -1,0 +1,121 @@
+//! Every failure as an HTTP answer: one envelope, and the only place that chooses status codes.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use pipeline::PipelineError;
+use serde::Serialize;
+use telemetry::Causes;
+
+use crate::model::LoadFailure;
+
+/// An error as the caller sees it: `{"error": {"code", "message", "field"?, "limit"?}}`.
+///
+/// Causes of 5xx are logged where the error is made, never sent.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    retry_after_secs: Option<u32>,
+    error: ErrorBody,
+}
+
+#[derive(Debug, Serialize)]
+struct Envelope {
+    error: ErrorBody,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorBody {
+    code: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<usize>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl ToString) -> Self {
+        let error = ErrorBody { code, message: message.to_string(), field: None, limit: None };
+        Self { status, retry_after_secs: None, error }
+    }
+
+    /// A field of the body that is missing, of the wrong type or over a limit.
+    pub(crate) fn field(code: &'static str, field: &str, message: impl ToString) -> Self {
+        let message = format!("{field}: {}", message.to_string());
+        let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message);
+        error.error.field = Some(field.to_owned());
+        error
+    }
+
+    /// The same, naming the limit that was crossed.
+    pub(crate) fn with_limit(mut self, limit: usize) -> Self {
+        self.error.limit = Some(limit);
+        self
+    }
+
+    fn with_retry_after(mut self, secs: u32) -> Self {
+        self.retry_after_secs = Some(secs);
+        self
+    }
+
+    pub(crate) fn timeout(limit: Duration) -> Self {
+        let message = format!("no answer within {} ms", limit.as_millis());
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+    }
+
+    pub(crate) fn loading() -> Self {
+        let message = "the model is still loading";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "loading", message).with_retry_after(1)
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        let message = "this instance is shutting down";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message).with_retry_after(1)
+    }
+}
+
+impl From<LoadFailure> for ApiError {
+    fn from(_: LoadFailure) -> Self {
+        let message = "the model could not be loaded";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
+    }
+}
+
+impl From<PipelineError> for ApiError {
+    fn from(error: PipelineError) -> Self {
+        match &error {
+            PipelineError::QueueFull { max_queue_requests } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", &error)
+                    .with_limit(*max_queue_requests)
+                    .with_retry_after(1)
+            }
+            PipelineError::TooManyTokens { max_input_tokens, .. } => {
+                Self::field("too_long", "text", &error).with_limit(*max_input_tokens)
+            }
+            PipelineError::TopK { num_labels, .. } => {
+                Self::field("out_of_range", "top_k", &error).with_limit(*num_labels)
+            }
+            _ => {
+                tracing::error!(error = %Causes(&error), "no answer");
+                let message = "the model could not answer";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let envelope = Envelope { error: self.error };
+        let mut response = (self.status, Json(envelope)).into_response();
+        if let Some(secs) = self.retry_after_secs {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs));
+        }
+        response
+    }
+}

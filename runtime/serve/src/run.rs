@@ -1,0 +1,151 @@
+use std::{
+    error::Error,
+    io::Write,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    thread,
+    time::Instant,
+};
+
+use axum::Router;
+use pipeline::Pipeline;
+use telemetry::Causes;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    Config, Model,
+    config::{Help, Platform},
+    edge::{self, Edge},
+    endpoint::Endpoint,
+    model::LoadFailure,
+};
+
+/// Why a pipeline could not be loaded.
+pub type LoadError = Box<dyn Error + Send + Sync>;
+
+/// Runs `function` from the command line to the end of the process.
+///
+/// `load` makes the pipeline from the settings, on a thread of its own; `routes` are the endpoints
+/// that answer with it. SIGTERM and SIGINT let what is in flight end.
+///
+/// Exit codes: 0 after a signal, `--help`, `--version` or a good `--check`; 1 if the port cannot be
+/// opened or `--check` finds a bad model; 2 for bad settings or arguments.
+pub fn run<P: Pipeline>(
+    function: &'static str,
+    routes: fn(Endpoint<P>) -> Router,
+    load: fn(&Config) -> Result<P, LoadError>,
+) -> ExitCode {
+    let argument = std::env::args().nth(1);
+    let check = match argument.as_deref() {
+        None => false,
+        Some("--check") => true,
+        Some("--help" | "-h") => return print(&Help(function)),
+        Some("--version" | "-V") => {
+            return print(&format!("{function} {}\n", env!("CARGO_PKG_VERSION")));
+        }
+        Some(other) => {
+            return refuse(&format!("unknown argument \"{other}\"; see {function} --help"));
+        }
+    };
+    let config = match Config::from_env(function) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    if let Err(error) = telemetry::init(config.log_format, &config.log_filter) {
+        return refuse(&format!("RUST_LOG: {error}"));
+    }
+    if check {
+        return if load_model(&config, load).is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    match serve(config, routes, load) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %Causes(&*error), "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn serve<P: Pipeline>(
+    config: Config,
+    routes: fn(Endpoint<P>) -> Router,
+    load: fn(&Config) -> Result<P, LoadError>,
+) -> Result<(), LoadError> {
+    let stop = stop_signal()?;
+    let edge = Edge::new(&config);
+    let model = Model::loading();
+    let app = edge.app(routes(Endpoint::new(model.clone(), &config)), model.clone());
+    let platform = config.platform;
+    thread::Builder::new()
+        .name("load".to_owned())
+        .spawn(move || model.set(load_model(&config, load)))?;
+    match platform {
+        Platform::Http { port } => {
+            let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+            tracing::info!(address = %listener.local_addr()?, "listening");
+            edge::http::serve(listener, app, edge, stop).await;
+        }
+        Platform::Lambda => tokio::select! {
+            ended = edge::lambda::serve(app) => ended?,
+            () = stop => {}
+        },
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Loads the pipeline and says in the log how it went.
+fn load_model<P: Pipeline>(
+    config: &Config,
+    load: fn(&Config) -> Result<P, LoadError>,
+) -> Result<P, LoadFailure> {
+    let started = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| load(config)));
+    match outcome.unwrap_or_else(|_| Err("loading panicked".into())) {
+        Ok(pipeline) => {
+            let model = pipeline.model();
+            let load_ms = started.elapsed().as_secs_f64() * 1e3;
+            tracing::info!(model = model.name, version = model.version, load_ms, "model ready");
+            Ok(pipeline)
+        }
+        Err(error) => {
+            tracing::error!(
+                error = %Causes(&*error),
+                model_uri = config.model_uri,
+                "no model"
+            );
+            Err(LoadFailure { reason: error.to_string() })
+        }
+    }
+}
+
+/// Ends at the first SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>, LoadError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn print(text: &dyn std::fmt::Display) -> ExitCode {
+    // A closed pipe (`--help | head`) is nobody's mistake.
+    let _ = write!(std::io::stdout(), "{text}");
+    ExitCode::SUCCESS
+}
+
+fn refuse(message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{message}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,11 @@
+//! How a function tells what it does: log lines on standard output, as JSON or text.
+//!
+//! Messages are constant, facts are typed fields; one event a fact. Prompts, outputs, tokens and
+//! credentials are never logged at any level.
+#![forbid(unsafe_code)]
+
+mod causes;
+mod log;
+
+pub use causes::Causes;
+pub use log::{LogError, LogFormat, init};

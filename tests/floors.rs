@@ -1,0 +1,54 @@
+//! A crate imports only crates on lower floors: never up, never sideways.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeMap;
+
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
+
+/// The crates of the runtime and their floors; whatever lies in `functions/` is above them all.
+const FLOORS: [(&str, usize); 6] = [
+    ("sanderling-engine", 0),
+    ("sanderling-telemetry", 0),
+    ("sanderling-weights", 1),
+    ("sanderling-pipeline", 2),
+    ("sanderling-engine-cpu", 2),
+    ("sanderling", 3),
+];
+const FUNCTIONS_FLOOR: usize = 4;
+
+fn workspace() -> Vec<Package> {
+    let packages = MetadataCommand::new().no_deps().exec().unwrap().packages;
+    packages.into_iter().filter(|package| package.name != env!("CARGO_PKG_NAME")).collect()
+}
+
+#[test]
+fn crates_import_only_lower_floors() {
+    let packages = workspace();
+    let mut floors = BTreeMap::from(FLOORS);
+    for package in &packages {
+        if package.manifest_path.as_str().contains("/functions/") {
+            floors.insert(&package.name, FUNCTIONS_FLOOR);
+        }
+    }
+    let mut edges = 0;
+    for package in &packages {
+        let name = package.name.as_str();
+        let upper = floors.get(name).unwrap_or_else(|| panic!("{name} has no floor"));
+        for import in &package.dependencies {
+            let Some(lower) = floors.get(import.name.as_str()) else { continue };
+            if import.kind == DependencyKind::Normal {
+                assert!(lower < upper, "{name} (floor {upper}) imports {} ({lower})", import.name);
+                edges += 1;
+            }
+        }
+    }
+    assert!(edges >= FLOORS.len(), "only {edges} edges seen: is the metadata complete?");
+}
+
+#[test]
+fn engine_knows_nobody() {
+    let packages = workspace();
+    let engine = packages.iter().find(|package| package.name == "sanderling-engine").unwrap();
+    let imports: Vec<&str> = engine.dependencies.iter().map(|import| &*import.name).collect();
+    assert_eq!(imports, ["thiserror"]);
+}
