@@ -20,7 +20,7 @@ use crate::model::LoadFailure;
 pub(crate) struct ApiError {
     status: StatusCode,
     retry_after_secs: Option<u32>,
-    error: ErrorBody,
+    body: ErrorBody,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,21 +40,21 @@ struct ErrorBody {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl ToString) -> Self {
-        let error = ErrorBody { code, message: message.to_string(), field: None, limit: None };
-        Self { status, retry_after_secs: None, error }
+        let body = ErrorBody { code, message: message.to_string(), field: None, limit: None };
+        Self { status, retry_after_secs: None, body }
     }
 
     /// A field of the body that is missing, of the wrong type or over a limit.
     pub(crate) fn field(code: &'static str, field: &str, message: impl ToString) -> Self {
         let message = format!("{field}: {}", message.to_string());
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message);
-        error.error.field = Some(field.to_owned());
+        error.body.field = Some(field.to_owned());
         error
     }
 
     /// The same, naming the limit that was crossed.
     pub(crate) fn with_limit(mut self, limit: usize) -> Self {
-        self.error.limit = Some(limit);
+        self.body.limit = Some(limit);
         self
     }
 
@@ -79,8 +79,8 @@ impl ApiError {
     }
 }
 
-impl From<LoadFailure> for ApiError {
-    fn from(_: LoadFailure) -> Self {
+impl From<&LoadFailure> for ApiError {
+    fn from(_: &LoadFailure) -> Self {
         let message = "the model could not be loaded";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
     }
@@ -111,7 +111,7 @@ impl From<PipelineError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let envelope = Envelope { error: self.error };
+        let envelope = Envelope { error: self.body };
         let mut response = (self.status, Json(envelope)).into_response();
         if let Some(secs) = self.retry_after_secs {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs));

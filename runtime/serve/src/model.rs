@@ -11,7 +11,7 @@ pub struct Model<P> {
 }
 
 /// The model will never answer; what its log line says in one sentence.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("the model could not be loaded: {reason}")]
 pub(crate) struct LoadFailure {
     pub(crate) reason: String,
@@ -41,6 +41,6 @@ impl<P> Model<P> {
 
     /// Waits until the pipeline can answer. The caller bounds the wait.
     pub(crate) async fn ready(&self) -> Result<&P, ApiError> {
-        self.loaded.wait().await.as_ref().map_err(|failure| failure.clone().into())
+        self.loaded.wait().await.as_ref().map_err(ApiError::from)
     }
 }
