@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// The crates of the runtime and their floors; whatever lies in `functions/` is above them all.
-const FLOORS: [(&str, usize); 6] = [
+const FLOORS: [(&str, usize); 7] = [
     ("sanderling-engine", 0),
     ("sanderling-telemetry", 0),
     ("sanderling-weights", 1),
     ("sanderling-pipeline", 2),
     ("sanderling-engine-cpu", 2),
     ("sanderling", 3),
+    ("sanderling-cli", 4),
 ];
 const FUNCTIONS_FLOOR: usize = 4;
 

@@ -1,85 +1,131 @@
-//! ONNX encoders on the CPU, through tract.
+//! Transformer encoders on the CPU: packed, quantized and run by kernels of our own; tract runs
+//! what those do not know.
 //!
 //! ```text
-//! model.onnx ──> CpuEngine::load: parse, optimize ──> plan, shared by the threads
-//! Batch ──> forward: each sequence by itself, sequences spread over the threads ──> Output
+//! model.onnx ──> recognize ──> pack ──> weights as the kernels read them ──> EncoderStack
+//!                    │ no                        head of its own │              (simd)
+//!                    └──────────> tract <────────────────────────┘
+//! Batch ──> forward ──> Output: one row a sequence
 //! ```
 //!
 //! # Invariants
 //!
-//! - A sequence never shares a tensor with another: no padding, and the same row, bit for bit,
-//!   alone and in any batch.
-//! - Knows neither files nor text: it takes the bytes of a graph and token ids.
+//! - No padding: a sequence gives the same row, bit for bit, alone and in any batch, on any number
+//!   of threads.
+//! - What `recognize` finds is believed only if it gives the same numbers as the graph in tract.
+//! - `unsafe` code is in `simd`, and nowhere else.
+//! - Knows neither files nor text: it takes a graph, or bytes that are mapped, and token ids.
 
+mod encoder;
 mod graph;
+mod layout;
+mod load;
+mod model;
+mod pack;
+mod recognize;
+mod simd;
+mod stack;
+mod threads;
+mod verify;
 
 use std::{
-    error::Error,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
 use engine::{Batch, Engine, EngineError, Output};
 
-use crate::graph::Graph;
+pub use crate::load::{Options, PackedModel, Pooling, pack};
+use crate::{
+    graph::{Graph, Sequence},
+    stack::EncoderStack,
+};
 
-/// An ONNX encoder, ready to run.
+/// A model, ready to run.
 #[derive(Debug)]
 pub struct CpuEngine {
-    graph: Graph,
+    path: Path,
     num_threads: usize,
+    pooling: Pooling,
 }
 
-impl CpuEngine {
-    /// Prepares the ONNX model in `onnx` to run on up to `num_threads` threads.
-    ///
-    /// The graph takes `input_ids` and may take `attention_mask` and `token_type_ids`, all 64-bit
-    /// integers `[batch_size, seq_len]`; its first output is `[batch_size, width]`.
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError::Unsupported`] if the graph has other inputs; [`EngineError::Backend`] if
-    /// tract cannot read or prepare it.
-    pub fn load(onnx: &[u8], num_threads: usize) -> Result<Self, EngineError> {
-        Ok(Self { graph: Graph::load(onnx)?, num_threads: num_threads.max(1) })
-    }
+/// What runs the model.
+#[derive(Debug)]
+enum Path {
+    /// Our kernels.
+    Fused(EncoderStack),
+    /// Our kernels, then tract for a head that they do not know.
+    FusedWithHead(EncoderStack, Graph),
+    /// tract.
+    Graph(Graph),
+}
 
-    /// Runs sequences that no other thread has taken until none is left.
-    fn run_rest(&self, batch: &Batch, next: &AtomicUsize) -> Result<Rows, EngineError> {
-        let mut rows = Vec::new();
+impl Engine for CpuEngine {
+    fn forward(&mut self, batch: &Batch) -> Result<Output, EngineError> {
+        let rows = match &mut self.path {
+            Path::Fused(stack) => stack.forward(batch)?,
+            Path::FusedWithHead(stack, graph) => {
+                let hidden_states = stack.forward(batch)?;
+                let width = stack.width();
+                run_graph(graph, batch, &hidden_states, width, self.num_threads, self.pooling)?
+            }
+            Path::Graph(graph) => run_graph(graph, batch, &[], 0, self.num_threads, self.pooling)?,
+        };
+        Output::new(rows, batch.batch_size())
+    }
+}
+
+/// Runs `graph` for each sequence by itself, sequences spread over the threads.
+fn run_graph(
+    graph: &Graph,
+    batch: &Batch,
+    hidden_states: &[f32],
+    width: usize,
+    num_threads: usize,
+    pooling: Pooling,
+) -> Result<Vec<f32>, EngineError> {
+    let next = AtomicUsize::new(0);
+    let run_rest = || {
+        let mut rows: Rows = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= batch.batch_size() {
                 return Ok(rows);
             }
-            rows.push((index, self.graph.run(batch.sequence(index))?));
+            let [start, end] = [0, 1].map(|next| batch.cu_seqlens()[index + next] as usize);
+            let (values, shape) = graph.run(Sequence {
+                input_ids: batch.sequence(index),
+                token_type_ids: batch.token_types(index),
+                hidden_states: &hidden_states[start * width..end * width],
+            })?;
+            rows.push((index, pool(values, &shape, pooling)));
         }
-    }
+    };
+    let num_helpers = num_threads.min(batch.batch_size()).saturating_sub(1);
+    let mut rows = thread::scope(|scope| {
+        let helpers: Vec<_> = (0..num_helpers).map(|_| scope.spawn(run_rest)).collect();
+        let mut rows = run_rest()?;
+        for helper in helpers {
+            let panicked =
+                |_| EngineError::Backend { engine: "tract", source: "a thread panicked".into() };
+            rows.extend(helper.join().map_err(panicked)??);
+        }
+        Ok::<_, EngineError>(rows)
+    })?;
+    rows.sort_unstable_by_key(|&(index, _)| index);
+    Ok(rows.into_iter().flat_map(|(_, row)| row).collect())
 }
 
 /// Some rows of an output, each with its place in the batch.
 type Rows = Vec<(usize, Vec<f32>)>;
 
-impl Engine for CpuEngine {
-    fn forward(&mut self, batch: &Batch) -> Result<Output, EngineError> {
-        let next = AtomicUsize::new(0);
-        let num_helpers = self.num_threads.min(batch.batch_size()).saturating_sub(1);
-        let mut rows = thread::scope(|scope| {
-            let helpers: Vec<_> =
-                (0..num_helpers).map(|_| scope.spawn(|| self.run_rest(batch, &next))).collect();
-            let mut rows = self.run_rest(batch, &next)?;
-            for helper in helpers {
-                rows.extend(
-                    helper.join().map_err(|_| backend("a thread of the engine panicked"))??,
-                );
-            }
-            Ok(rows)
-        })?;
-        rows.sort_unstable_by_key(|&(index, _)| index);
-        Output::new(rows.into_iter().flat_map(|(_, row)| row).collect(), batch.batch_size())
+/// One row of an output `[1, width]`, or of hidden states `[1, seq_len, hidden_size]`.
+fn pool(values: Vec<f32>, shape: &[usize], pooling: Pooling) -> Vec<f32> {
+    let &[1, seq_len, width] = shape else { return values };
+    match pooling {
+        Pooling::First => values[..width].to_vec(),
+        Pooling::Mean => (0..width)
+            .map(|column| values[column..].iter().step_by(width).sum::<f32>() / seq_len as f32)
+            .collect(),
     }
-}
-
-fn backend(source: impl Into<Box<dyn Error + Send + Sync>>) -> EngineError {
-    EngineError::Backend { engine: "tract", source: source.into() }
 }

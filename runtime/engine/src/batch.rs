@@ -1,8 +1,10 @@
+use std::ops::Range;
+
 /// Sequences of token ids, packed one behind the other without padding.
 ///
 /// # Shapes
 ///
-/// - `input_ids`: `[num_tokens]`
+/// - `input_ids`, `token_type_ids`: `[num_tokens]`
 /// - `cu_seqlens`: `[batch_size + 1]`, starts at 0, in tokens; sequence `i` is
 ///   `input_ids[cu_seqlens[i]..cu_seqlens[i + 1]]`
 ///
@@ -18,6 +20,7 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     input_ids: Vec<u32>,
+    token_type_ids: Vec<u32>,
     cu_seqlens: Vec<u32>,
 }
 
@@ -25,16 +28,28 @@ impl Batch {
     /// A batch of no sequences.
     #[must_use]
     pub fn new() -> Self {
-        Self { input_ids: Vec::new(), cu_seqlens: vec![0] }
+        Self { input_ids: Vec::new(), token_type_ids: Vec::new(), cu_seqlens: vec![0] }
     }
 
-    /// Appends one sequence.
+    /// Appends one sequence of a single segment.
     ///
     /// # Panics
     ///
     /// If the batch would hold more than `u32::MAX` tokens.
     pub fn push(&mut self, input_ids: &[u32]) {
+        self.push_segments(input_ids, &vec![0; input_ids.len()]);
+    }
+
+    /// Appends one sequence whose tokens belong to the segments `token_type_ids`, as those of a
+    /// pair of texts do.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one type a token, or the batch would hold more than `u32::MAX` tokens.
+    pub fn push_segments(&mut self, input_ids: &[u32], token_type_ids: &[u32]) {
+        assert_eq!(input_ids.len(), token_type_ids.len(), "batch: one token type a token");
         self.input_ids.extend_from_slice(input_ids);
+        self.token_type_ids.extend_from_slice(token_type_ids);
         assert!(self.input_ids.len() <= u32::MAX as usize, "batch: over {} tokens", u32::MAX);
         self.cu_seqlens.push(self.input_ids.len() as u32);
     }
@@ -70,7 +85,21 @@ impl Batch {
     /// If `index` is not below [`Batch::batch_size`].
     #[must_use]
     pub fn sequence(&self, index: usize) -> &[u32] {
-        &self.input_ids[self.cu_seqlens[index] as usize..self.cu_seqlens[index + 1] as usize]
+        &self.input_ids[self.tokens(index)]
+    }
+
+    /// Segment of each token of sequence `index`.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below [`Batch::batch_size`].
+    #[must_use]
+    pub fn token_types(&self, index: usize) -> &[u32] {
+        &self.token_type_ids[self.tokens(index)]
+    }
+
+    fn tokens(&self, index: usize) -> Range<usize> {
+        self.cu_seqlens[index] as usize..self.cu_seqlens[index + 1] as usize
     }
 }
 

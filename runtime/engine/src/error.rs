@@ -17,6 +17,12 @@ pub enum EngineError {
         /// Elements it was given.
         actual_len: usize,
     },
+    /// The batch holds what the model has no weights for: tokenizer and model do not fit.
+    #[error("{reason}")]
+    Input {
+        /// What was asked for, and what there is.
+        reason: String,
+    },
     /// The model asks for something this engine does not know; another engine may.
     #[error("unsupported model: {reason}")]
     Unsupported {

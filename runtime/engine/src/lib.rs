@@ -16,10 +16,12 @@
 mod batch;
 mod error;
 mod output;
+mod precision;
 
 pub use batch::Batch;
 pub use error::EngineError;
 pub use output::Output;
+pub use precision::{Precision, UnknownPrecision};
 
 /// A loaded model that turns packed sequences of token ids into one row of numbers each.
 pub trait Engine: Send + 'static {

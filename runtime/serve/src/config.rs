@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use engine::Precision;
 use pipeline::{BatchLimits, TokenLimits, Truncation};
 use telemetry::LogFormat;
 
@@ -19,6 +20,11 @@ pub struct Config {
     /// `MODEL_URI`: where the model is. Default: the first folder that exists of those that
     /// `--help` names.
     pub model_uri: String,
+    /// `CACHE_DIR`: where what is made of an exported model is kept. Default: `sanderling` in the
+    /// system's temporary folder.
+    pub cache_dir: PathBuf,
+    /// `PRECISION`: what linear layers are computed in. Default: what the model says, else `f32`.
+    pub precision: Option<Precision>,
     /// `NUM_THREADS`: threads of the engine. Default: the CPU quota, else the cores.
     pub num_threads: usize,
     /// `MAX_BATCH_TOKENS`, `MAX_BATCH_REQUESTS`, `MAX_QUEUE_REQUESTS`.
@@ -64,6 +70,16 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 const PORT: Setting = setting("PORT", "8080", "TCP port for HTTP/1.1 and h2c; 0 takes a free one");
 const MODEL_URI: Setting =
     setting("MODEL_URI", "", "model folder: a path or file:///…, #sha256=… pins it");
+const CACHE_DIR: Setting = setting(
+    "CACHE_DIR",
+    "",
+    "folder for packed models (default: sanderling in the temporary folder)",
+);
+const PRECISION: Setting = setting(
+    "PRECISION",
+    "",
+    "f32, bf16 or int8 linear layers (default: what the model says, else f32)",
+);
 const NUM_THREADS: Setting =
     setting("NUM_THREADS", "", "threads of the engine (default: the CPU quota, else the cores)");
 const MAX_BATCH_TOKENS: Setting =
@@ -86,9 +102,11 @@ const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged")
 const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
-const SETTINGS: [Setting; 13] = [
+const SETTINGS: [Setting; 15] = [
     PORT,
     MODEL_URI,
+    CACHE_DIR,
+    PRECISION,
     NUM_THREADS,
     MAX_BATCH_TOKENS,
     MAX_BATCH_REQUESTS,
@@ -143,6 +161,8 @@ impl Config {
                 Platform::Http { port: port as u16 }
             },
             model_uri: reader.text(&MODEL_URI),
+            cache_dir: reader.cache_dir(),
+            precision: reader.precision(),
             num_threads: reader.number_or(&NUM_THREADS, 1..=1024, quota_threads),
             batch_limits: BatchLimits {
                 max_batch_tokens: reader.number(&MAX_BATCH_TOKENS, 1..=1 << 24),
@@ -236,6 +256,18 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         choices[0].1
     }
 
+    fn cache_dir(&self) -> PathBuf {
+        match self.text(&CACHE_DIR) {
+            unset if unset.is_empty() => std::env::temp_dir().join("sanderling"),
+            folder => folder.into(),
+        }
+    }
+
+    fn precision(&mut self) -> Option<Precision> {
+        let choices = Precision::ALL.map(|precision| (precision.as_str(), precision));
+        (!self.text(&PRECISION).is_empty()).then(|| self.choice(&PRECISION, &choices))
+    }
+
     fn log_format(&mut self) -> LogFormat {
         if self.text(&LOG_FORMAT).is_empty() {
             return LogFormat::for_stdout();
@@ -261,7 +293,10 @@ fn default_models(function: &str) -> [PathBuf; 3] {
 /// The first default folder that holds a model, else the last, whose absence is then reported.
 fn default_model(function: &str) -> String {
     let [beside_binary, root, in_repository] = default_models(function);
-    let found = [beside_binary, root].into_iter().find(|path| path.join("config.json").is_file());
+    let is_model = |path: &PathBuf| {
+        ["config.json", "manifest.json"].iter().any(|file| path.join(file).is_file())
+    };
+    let found = [beside_binary, root].into_iter().find(is_model);
     found.unwrap_or(in_repository).display().to_string()
 }
 
@@ -319,12 +354,14 @@ mod tests {
             ("PORT", "http"),
             ("MAX_BATCH_TOKENS", "0"),
             ("REQUEST_TIMEOUT_MS", "3600001"),
+            ("PRECISION", "fp8"),
             ("TRUNCATION", "middle"),
             ("LOG_FORMAT", "xml"),
         ]);
         assert_eq!(
             error.unwrap_err().to_string(),
-            "bad settings: PORT: \"http\" is not a whole number; MAX_BATCH_TOKENS: 0 is below 1; \
+            "bad settings: PORT: \"http\" is not a whole number; \
+             PRECISION: \"fp8\" is not one of f32, bf16, int8; MAX_BATCH_TOKENS: 0 is below 1; \
              TRUNCATION: \"middle\" is not one of right, left, off; \
              REQUEST_TIMEOUT_MS: 3600001 is above 3600000; \
              LOG_FORMAT: \"xml\" is not one of json, text"

@@ -7,8 +7,11 @@ use serde::Deserialize;
 pub(crate) struct ModelConfig {
     #[serde(rename = "_name_or_path")]
     pub(crate) name: Option<String>,
+    #[serde(default)]
     id2label: BTreeMap<String, String>,
     pub(crate) max_position_embeddings: usize,
+    /// What the model should run in, if its makers say so: not a key of Hugging Face's.
+    pub(crate) precision: Option<String>,
 }
 
 impl ModelConfig {
@@ -20,11 +23,9 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Label of each logit: `id2label` must map 0, 1, 2, … without a gap.
+    /// Label of each logit: `id2label` must map 0, 1, 2, … without a gap. A model without labels
+    /// has none.
     pub(crate) fn labels(&self) -> Result<Vec<String>, String> {
-        if self.id2label.is_empty() {
-            return Err("id2label is empty".to_owned());
-        }
         (0..self.id2label.len())
             .map(|id| {
                 let label = self.id2label.get(&id.to_string());
@@ -49,12 +50,11 @@ mod tests {
     #[test]
     fn a_broken_description_is_refused() {
         let cases = [
-            ("{}", "missing field `id2label` at line 1 column 2"),
+            ("{}", "missing field `max_position_embeddings` at line 1 column 2"),
             (
                 r#"{"id2label":{"0":"a"},"max_position_embeddings":0}"#,
                 "max_position_embeddings is 0",
             ),
-            (r#"{"id2label":{},"max_position_embeddings":8}"#, "id2label is empty"),
             (
                 r#"{"id2label":{"0":"a","2":"c"},"max_position_embeddings":8}"#,
                 "id2label has no entry for 1",

@@ -29,6 +29,23 @@ pub enum WeightsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A packed model could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The model is packed for another precision; open the export, or another bundle.
+    #[error("the model is packed for {packed}; PRECISION={wanted} needs the export it was made of")]
+    Precision {
+        /// What it is packed for.
+        packed: String,
+        /// What was asked for.
+        wanted: String,
+    },
     /// The files are not the ones the address pins.
     #[error("model has sha256 {actual}, MODEL_URI pins {expected}")]
     Digest {

@@ -1,0 +1,200 @@
+//! From a bundle, or the bytes of a graph, to an engine that is ready to run.
+
+use std::sync::Arc;
+
+use engine::{EngineError, Precision};
+use prost::Message;
+use weights::{Bundle, Packed, Unpacked, WeightsError};
+
+use crate::{
+    CpuEngine, Path,
+    encoder::{Encoder, Head},
+    graph::{self, Graph},
+    layout::Description,
+    model::{Bytes, Model},
+    recognize,
+    simd::Kernels,
+    stack::EncoderStack,
+    verify,
+};
+
+/// How an engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Threads, the caller's included.
+    pub num_threads: usize,
+    /// What linear layers are computed in. `None`: what the bundle says, else `f32`.
+    pub precision: Option<Precision>,
+    /// What becomes of hidden states where a model has no head.
+    pub pooling: Pooling,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { num_threads: 1, precision: None, pooling: Pooling::default() }
+    }
+}
+
+/// How hidden states become one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The first token's.
+    First,
+}
+
+/// A model as the kernels read it.
+#[derive(Debug)]
+pub struct PackedModel {
+    /// The description, as JSON.
+    description: String,
+    weights: Vec<u8>,
+    graph: Option<Vec<u8>>,
+}
+
+/// Packs the ONNX model in `onnx` for `precision`.
+///
+/// # Errors
+///
+/// [`EngineError::Unsupported`] if it is not an encoder that the kernels know, with the reason;
+/// [`EngineError::Backend`] if it is not ONNX.
+pub fn pack(onnx: &[u8], precision: Precision) -> Result<PackedModel, EngineError> {
+    let proto = graph::parse(onnx)?;
+    let encoder = recognize::recognize(&proto)
+        .map_err(|unknown| EngineError::Unsupported { reason: unknown.to_string() })?;
+    verify::verify(&encoder, &proto)?;
+    PackedModel::of(&encoder, precision)
+}
+
+impl PackedModel {
+    fn of(encoder: &Encoder, precision: Precision) -> Result<Self, EngineError> {
+        let (description, weights) = crate::pack::pack(encoder, precision);
+        let graph = match &encoder.head {
+            Head::Graph(proto) => Some(proto.encode_to_vec()),
+            Head::HiddenStates | Head::FirstToken(_) => None,
+        };
+        let description = serde_json::to_string(&description).map_err(unreadable)?;
+        Ok(Self { description, weights, graph })
+    }
+
+    /// The model, to be kept by a [`Bundle`].
+    #[must_use]
+    pub fn unpacked(&self) -> Unpacked<'_> {
+        Unpacked {
+            description: &self.description,
+            weights: &self.weights,
+            graph: self.graph.as_deref(),
+        }
+    }
+}
+
+/// A description that is none.
+fn unreadable(error: serde_json::Error) -> EngineError {
+    EngineError::Unsupported { reason: error.to_string() }
+}
+
+impl CpuEngine {
+    /// Loads the model of `bundle`. An exported one is packed for the kernels the first time, and
+    /// mapped from the bundle's cache from then on; if they do not know it, tract runs it.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Unsupported`] if neither can run the model, or it is packed for another
+    /// precision than `options` want; [`EngineError::Backend`] if tract or the system fails.
+    pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, EngineError> {
+        let precision = match (options.precision, bundle.precision()) {
+            (Some(precision), _) => precision,
+            (None, Some(word)) => word.parse().map_err(|unknown| EngineError::Unsupported {
+                reason: format!("the model's precision is \"{word}\": {unknown}"),
+            })?,
+            (None, None) => Precision::F32,
+        };
+        let unsupported =
+            |error: WeightsError| EngineError::Unsupported { reason: error.to_string() };
+        if let Some(packed) = bundle.packed(precision.as_str()).map_err(unsupported)? {
+            return Self::of_packed(packed, options);
+        }
+        let onnx = bundle.graph().unwrap_or_default();
+        match self::pack(onnx, precision) {
+            Ok(model) => match bundle.keep(precision.as_str(), model.unpacked()) {
+                Ok(packed) => Self::of_packed(packed, options),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(
+                        error,
+                        "the packed model is not kept; the next start packs it again"
+                    );
+                    Self::of_model(model, options)
+                }
+            },
+            Err(EngineError::Unsupported { reason }) => Self::of_graph(onnx, &reason, options),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Loads the ONNX model in `onnx`, which is packed in memory.
+    ///
+    /// The graph takes `input_ids` and may take `attention_mask` and `token_type_ids`, all 64-bit
+    /// integers `[batch_size, seq_len]`; its first output is `[batch_size, width]`, or hidden
+    /// states `[batch_size, seq_len, hidden_size]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`CpuEngine::load`].
+    pub fn from_onnx(onnx: &[u8], options: &Options) -> Result<Self, EngineError> {
+        match self::pack(onnx, options.precision.unwrap_or(Precision::F32)) {
+            Ok(model) => Self::of_model(model, options),
+            Err(EngineError::Unsupported { reason }) => Self::of_graph(onnx, &reason, options),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the kernels run the encoder; else, tract does.
+    #[must_use]
+    pub fn is_fused(&self) -> bool {
+        !matches!(self.path, Path::Graph(_))
+    }
+
+    fn of_packed(packed: Packed, options: &Options) -> Result<Self, EngineError> {
+        Self::fused(&packed.description, packed.weights, packed.graph.as_deref(), options)
+    }
+
+    fn of_model(model: PackedModel, options: &Options) -> Result<Self, EngineError> {
+        let PackedModel { description, weights, graph } = model;
+        Self::fused(&description, Arc::new(weights), graph.as_deref(), options)
+    }
+
+    fn fused(
+        description: &str,
+        weights: Bytes,
+        graph: Option<&[u8]>,
+        options: &Options,
+    ) -> Result<Self, EngineError> {
+        let kernels = Kernels::detect();
+        let description: Description = serde_json::from_str(description).map_err(unreadable)?;
+        let model = Model::new(description, weights, kernels, options.pooling)?;
+        let stack = EncoderStack::new(model, options.num_threads.max(1))?;
+        tracing::info!(
+            kernels = kernels.name(),
+            head = graph.is_some(),
+            "encoder on fused kernels"
+        );
+        let path = match graph {
+            None => Path::Fused(stack),
+            Some(onnx) => Path::FusedWithHead(stack, Graph::load(&graph::parse(onnx)?)?),
+        };
+        Ok(Self { path, num_threads: options.num_threads.max(1), pooling: options.pooling })
+    }
+
+    fn of_graph(onnx: &[u8], reason: &str, options: &Options) -> Result<Self, EngineError> {
+        tracing::info!(reason, "graph on tract's operators");
+        let graph = Graph::load(&graph::parse(onnx)?)?;
+        Ok(Self {
+            path: Path::Graph(graph),
+            num_threads: options.num_threads.max(1),
+            pooling: options.pooling,
+        })
+    }
+}

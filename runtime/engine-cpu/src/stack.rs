@@ -1,0 +1,298 @@
+//! The fused encoder: packed tokens in, a row a sequence out, on a team of threads.
+
+use std::{
+    iter, mem,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use engine::{Batch, EngineError};
+
+use crate::{
+    model::{Model, Readout},
+    simd::{Pass, Stages, Tokens},
+    threads::{Task, Team},
+};
+
+/// Most tokens of a micro-batch: what it writes between two layers should stay in a core's cache.
+const MICRO_BATCH_TOKENS: usize = 128;
+
+/// Fewest tokens a thread should have to itself. Below, threads share a pass.
+const MIN_THREAD_TOKENS: usize = 48;
+
+/// An encoder and the threads that run it.
+#[derive(Debug)]
+pub(crate) struct EncoderStack {
+    model: Arc<Model>,
+    team: Team,
+}
+
+impl EncoderStack {
+    pub(crate) fn new(model: Model, num_threads: usize) -> Result<Self, EngineError> {
+        let team = Team::new(num_threads)
+            .map_err(|source| EngineError::Backend { engine: "cpu", source: source.into() })?;
+        Ok(Self { model: Arc::new(model), team })
+    }
+
+    /// Width of a row.
+    pub(crate) fn width(&self) -> usize {
+        match self.model.readout() {
+            Readout::FirstToken { width, .. } => width,
+            Readout::HiddenStates | Readout::Pooled(_) => self.model.sizes().hidden_size,
+        }
+    }
+
+    /// One row a sequence, or a token if the readout is all hidden states, `[rows, width]`.
+    pub(crate) fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        check(&self.model, batch)?;
+        let parts = micro_batches(batch, self.team.num_threads());
+        let rows = match parts.as_slice() {
+            [] => Some(Vec::new()),
+            [_] => self.forward_together(batch),
+            _ => self.forward_apart(batch, &parts),
+        };
+        rows.ok_or_else(|| EngineError::Backend {
+            engine: "cpu",
+            source: "a thread panicked in a forward pass".into(),
+        })
+    }
+
+    /// All threads work on one pass.
+    fn forward_together(&mut self, batch: &Batch) -> Option<Vec<f32>> {
+        let tokens = tokens(&self.model, batch, 0..batch.batch_size());
+        let workspace = mem::take(&mut self.team.local().workspace);
+        let num_threads = self.team.num_threads();
+        let pass = Arc::new(Pass::new(self.model.clone(), tokens, workspace, num_threads));
+        let shared = pass.clone();
+        let task: Task = Arc::new(move |local| shared.join(&mut local.scratch));
+        self.team.run(&task);
+        let rows = pass.rows();
+        drop(task);
+        // A helper that has just finished may still hold the pass, and then its memory.
+        if let Ok(pass) = Arc::try_unwrap(pass) {
+            self.team.local().workspace = pass.into_workspace();
+        }
+        rows
+    }
+
+    /// Each thread takes micro-batches and runs them alone.
+    fn forward_apart(&mut self, batch: &Batch, parts: &[Range<usize>]) -> Option<Vec<f32>> {
+        let model = self.model.clone();
+        let inputs: Vec<Tokens> =
+            parts.iter().map(|part| tokens(&model, batch, part.clone())).collect();
+        let work = Arc::new(Apart {
+            model,
+            outputs: inputs.iter().map(|_| Mutex::new(None)).collect(),
+            inputs,
+            stages: Stages::new(1),
+        });
+        let shared = work.clone();
+        let task: Task = Arc::new(move |local| {
+            shared.stages.run(0, shared.inputs.len(), |index| {
+                let workspace = mem::take(&mut local.workspace);
+                let tokens = shared.inputs[index].clone();
+                let pass = Pass::new(shared.model.clone(), tokens, workspace, 1);
+                pass.join(&mut local.scratch);
+                let output = &shared.outputs[index];
+                *output.lock().unwrap_or_else(PoisonError::into_inner) = pass.rows();
+                local.workspace = pass.into_workspace();
+            });
+        });
+        self.team.run(&task);
+        let rows: Option<Vec<Vec<f32>>> = work
+            .outputs
+            .iter()
+            .map(|output| output.lock().unwrap_or_else(PoisonError::into_inner).take())
+            .collect();
+        Some(rows?.concat())
+    }
+}
+
+/// Micro-batches that threads take one by one.
+#[derive(Debug)]
+struct Apart {
+    model: Arc<Model>,
+    inputs: Vec<Tokens>,
+    outputs: Vec<Mutex<Option<Vec<f32>>>>,
+    stages: Stages,
+}
+
+/// Cuts the batch into runs of sequences, several for each thread if there is enough for that, else
+/// one.
+fn micro_batches(batch: &Batch, num_threads: usize) -> Vec<Range<usize>> {
+    let num_tokens = batch.num_tokens();
+    let batch_size = batch.batch_size();
+    if batch_size == 0 {
+        return Vec::new();
+    }
+    let few = num_tokens < num_threads * MIN_THREAD_TOKENS || batch_size < num_threads;
+    if few && num_threads > 1 {
+        return iter::once(0..batch_size).collect();
+    }
+    // As many parts as give each thread the same number of them.
+    let rounds = num_tokens.div_ceil(num_threads * MICRO_BATCH_TOKENS);
+    let num_parts = (rounds * num_threads).min(batch_size);
+    let cu_seqlens = batch.cu_seqlens();
+    let mut parts = Vec::with_capacity(num_parts);
+    let mut start = 0;
+    for part in 1..=num_parts {
+        let target = num_tokens * part / num_parts;
+        let mut end = start;
+        while end < batch_size && (cu_seqlens[end] + cu_seqlens[end + 1]) as usize / 2 < target {
+            end += 1;
+        }
+        let end = if part == num_parts { batch_size } else { end };
+        if end > start {
+            parts.push(start..end);
+        }
+        start = end;
+    }
+    parts
+}
+
+/// Rows of the tables for sequences `range` of a batch that [`check`] has passed.
+fn tokens(model: &Model, batch: &Batch, range: Range<usize>) -> Tokens {
+    let mut tokens = Tokens { cu_seqlens: vec![0], ..Tokens::default() };
+    // A table of one row has it for every type.
+    let [_, _, token_type] = model.tables();
+    let last_type = token_type.map_or(0, |table| table.num_rows() as u32 - 1);
+    for index in range {
+        let input_ids = batch.sequence(index);
+        tokens.input_ids.extend_from_slice(input_ids);
+        tokens.position_ids.extend(position_ids(model, input_ids));
+        tokens.token_type_ids.extend(batch.token_types(index).iter().map(|&id| id.min(last_type)));
+        tokens.cu_seqlens.push(tokens.input_ids.len() as u32);
+    }
+    tokens
+}
+
+fn position_ids(model: &Model, input_ids: &[u32]) -> Vec<u32> {
+    let Some(padding_idx) = model.description().padding_idx else {
+        return (0..input_ids.len() as u32).collect();
+    };
+    let mut position = padding_idx;
+    let of_token = |&id: &u32| {
+        if id == padding_idx {
+            return padding_idx;
+        }
+        position += 1;
+        position
+    };
+    input_ids.iter().map(of_token).collect()
+}
+
+/// Whether every id has a row in its table.
+fn check(model: &Model, batch: &Batch) -> Result<(), EngineError> {
+    let [word, position, token_type] =
+        model.tables().map(|table| table.map_or(1, |table| table.num_rows()));
+    let refuse = |reason| Err(EngineError::Input { reason });
+    for index in 0..batch.batch_size() {
+        let input_ids = batch.sequence(index);
+        let max_position = position_ids(model, input_ids).into_iter().max();
+        let Some(max_position) = max_position else {
+            return refuse(format!("sequence {index} has no tokens"));
+        };
+        if max_position as usize >= position {
+            let len = input_ids.len();
+            return refuse(format!("{len} tokens need position {max_position} of {position}"));
+        }
+        if let Some(id) = input_ids.iter().find(|&&id| id as usize >= word) {
+            return refuse(format!("token id {id}, the vocabulary has {word}"));
+        }
+        let mut token_types = batch.token_types(index).iter();
+        if let Some(id) = token_types.find(|&&id| token_type > 1 && id as usize >= token_type) {
+            return refuse(format!("token type {id}, the model has {token_type}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::Precision;
+
+    use super::*;
+    use crate::{Pooling, encoder::Encoder, pack::pack, simd::Kernels};
+
+    fn stack(encoder: &Encoder, precision: Precision, num_threads: usize) -> EncoderStack {
+        let (description, weights) = pack(encoder, precision);
+        let kernels = Kernels::detect();
+        let model = Model::new(description, Arc::new(weights), kernels, Pooling::Mean).unwrap();
+        EncoderStack::new(model, num_threads).unwrap()
+    }
+
+    fn batch(sequences: &[&[u32]]) -> Batch {
+        let mut batch = Batch::new();
+        sequences.iter().for_each(|input_ids| batch.push(input_ids));
+        batch
+    }
+
+    #[test]
+    fn ids_without_a_row_are_refused_by_name() {
+        let mut stack = stack(&Encoder::made_up(), Precision::Int8, 2);
+        let mut typed = Batch::new();
+        typed.push_segments(&[1, 2], &[0, 2]);
+        let cases = [
+            (batch(&[&[1], &[29, 30]]), "token id 30, the vocabulary has 30"),
+            (batch(&[&[1], &[]]), "sequence 1 has no tokens"),
+            (batch(&[&[1; 65]]), "65 tokens need position 64 of 64"),
+            (typed, "token type 2, the model has 2"),
+        ];
+        for (batch, reason) in cases {
+            assert_eq!(stack.forward(&batch).unwrap_err().to_string(), reason);
+        }
+        assert_eq!(stack.forward(&batch(&[&[1; 64]])).unwrap().len(), 3, "and goes on");
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_so_in_every_precision() {
+        type Place = fn(&mut Encoder) -> &mut f32;
+        let places: [(&str, Place); 4] = [
+            ("bias", |encoder| &mut encoder.layers[0].output.bias[5]),
+            ("weight", |encoder| &mut encoder.layers[0].output.weight[7]),
+            ("query", |encoder| &mut encoder.layers[1].query.weight[3]),
+            ("embedding", |encoder| &mut encoder.embeddings.word.values[45]),
+        ];
+        for (place, number) in places {
+            for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut encoder = Encoder::made_up();
+                *number(&mut encoder) = value;
+                for precision in Precision::ALL {
+                    let mut stack = stack(&encoder, precision, 1);
+                    let logits = stack.forward(&batch(&[&[1, 2, 3]])).unwrap();
+                    let honest = logits.iter().all(|logit| logit.is_nan());
+                    assert!(honest, "{value} in a {place}, {precision}: {logits:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_zeros_are_numbers() {
+        let mut encoder = Encoder::made_up();
+        encoder.embeddings.word.values.fill(0.0);
+        encoder.embeddings.position.values.fill(0.0);
+        encoder.embeddings.token_type = None;
+        for precision in Precision::ALL {
+            let logits = stack(&encoder, precision, 1).forward(&batch(&[&[1, 2, 3]])).unwrap();
+            assert!(logits.iter().all(|logit| logit.is_finite()), "{precision}: {logits:?}");
+        }
+    }
+
+    #[test]
+    fn micro_batches_hold_every_sequence_once_and_in_order() {
+        let mut lengths = (1..=70).collect::<Vec<usize>>();
+        lengths.extend([512, 1, 1, 300, 2]);
+        for num_threads in [1, 2, 3, 16] {
+            for take in [1, 2, 3, 10, 75] {
+                let mut batch = Batch::new();
+                lengths.iter().rev().take(take).for_each(|&len| batch.push(&vec![1; len]));
+                let parts = micro_batches(&batch, num_threads);
+                let order: Vec<usize> = parts.iter().cloned().flatten().collect();
+                assert_eq!(order, (0..take).collect::<Vec<_>>(), "{num_threads} {take}");
+                assert!(parts.iter().all(|part| !part.is_empty()));
+            }
+        }
+        assert!(micro_batches(&Batch::new(), 2).is_empty());
+    }
+}
