@@ -3,13 +3,17 @@
 //! `make_cases.py` wrote the expected values.
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use engine::{Batch, Engine};
+use engine::{Batch, Engine, Precision};
 use engine_cpu::{CpuEngine, Options, Pooling};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer, TruncationParams};
+use weights::Bundle;
 
 #[derive(Deserialize)]
 struct Cases {
@@ -131,6 +135,48 @@ fn a_sequence_that_the_model_cannot_hold_is_an_error() {
     batch.push(&[101; MAX_POSITIONS + 1]);
     let error = engine.forward(&batch).unwrap_err();
     assert_eq!(error.to_string(), "513 tokens need position 512 of 512");
+}
+
+#[test]
+fn a_kept_model_and_a_packed_one_answer_like_the_export() {
+    let folder = std::env::temp_dir().join(format!("sanderling-kept-{}", std::process::id()));
+    let export = repository("functions/predict/model");
+    let options = Options { precision: Some(Precision::Int8), ..TWO_THREADS };
+    let mut batch = Batch::new();
+    batch.push(&[101, 2204, 3185, 102]);
+    let mut answer = |bundle: &Bundle| {
+        let mut engine = CpuEngine::load(bundle, &options).unwrap();
+        assert!(engine.is_fused());
+        engine.forward(&batch).unwrap()
+    };
+
+    let open = |uri: &Path| Bundle::open(uri.to_str().unwrap(), &folder.join("cache")).unwrap();
+    let bundle = open(&export);
+    let first = answer(&bundle);
+    assert!(bundle.packed("int8").unwrap().is_some(), "it was kept");
+    assert_eq!(answer(&open(&export)), first);
+
+    // One that was tampered with is packed again.
+    let kept = fs::read_dir(folder.join("cache")).unwrap().next().unwrap().unwrap().path();
+    let manifest = fs::read_to_string(kept.join("manifest.json")).unwrap();
+    let damaged = manifest.replace(r#""num_heads":12"#, r#""num_heads":13"#);
+    assert_ne!(damaged, manifest);
+    fs::write(kept.join("manifest.json"), damaged).unwrap();
+    assert_eq!(answer(&open(&export)), first);
+    assert_eq!(fs::read_to_string(kept.join("manifest.json")).unwrap(), manifest);
+
+    let packed = engine_cpu::pack(bundle.graph().unwrap(), Precision::Int8).unwrap();
+    bundle.write(&folder.join("packed"), "int8", packed.unpacked()).unwrap();
+    let bundle = open(&folder.join("packed"));
+    assert_eq!(answer(&bundle), first);
+    let exact = Options { precision: Some(Precision::F32), ..options };
+    let error = CpuEngine::load(&bundle, &exact).unwrap_err().to_string();
+    assert!(error.contains("the model is packed for int8"), "{error}");
+
+    // A cache that takes nothing costs a warning.
+    let nowhere = Bundle::open(export.to_str().unwrap(), Path::new("/proc/nowhere")).unwrap();
+    assert_eq!(answer(&nowhere), first);
+    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

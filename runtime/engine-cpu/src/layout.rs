@@ -8,9 +8,14 @@ use crate::{encoder::Activation, simd::Dtype};
 /// Tensors start at multiples of this: a cache line, and no instruction set wants more.
 pub(crate) const ALIGNMENT: usize = 64;
 
+/// Counts layouts: weights of another one mean something else.
+pub(crate) const LAYOUT: u32 = 1;
+
 /// An encoder without its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Description {
+    /// [`LAYOUT`] of the build that packed it.
+    pub(crate) layout: u32,
     pub(crate) hidden_size: usize,
     pub(crate) embedding_size: usize,
     pub(crate) num_layers: usize,

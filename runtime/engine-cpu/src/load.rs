@@ -114,7 +114,13 @@ impl CpuEngine {
         let unsupported =
             |error: WeightsError| EngineError::Unsupported { reason: error.to_string() };
         if let Some(packed) = bundle.packed(precision.as_str()).map_err(unsupported)? {
-            return Self::of_packed(packed, options);
+            match (Self::of_packed(packed, options), bundle.graph()) {
+                (Err(error), Some(_)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the kept model is damaged; it is packed again");
+                }
+                (outcome, _) => return outcome,
+            }
         }
         let onnx = bundle.graph().unwrap_or_default();
         match self::pack(onnx, precision) {
@@ -189,7 +195,7 @@ impl CpuEngine {
     }
 
     fn of_graph(onnx: &[u8], reason: &str, options: &Options) -> Result<Self, EngineError> {
-        tracing::info!(reason, "graph on tract's operators");
+        tracing::info!(reason, "graph on tract's operators, in f32");
         let graph = Graph::load(&graph::parse(onnx)?)?;
         Ok(Self {
             path: Path::Graph(graph),

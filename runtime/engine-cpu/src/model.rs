@@ -7,7 +7,7 @@ use engine::EngineError;
 use crate::{
     Pooling,
     encoder::Activation,
-    layout::{Description, ElementType, Head, Tensor, padded},
+    layout::{Description, ElementType, Head, LAYOUT, Tensor, padded},
     simd::{Dtype, Kernels, LinearWeights, NormWeights, PANEL, SEGMENT, TableWeights},
 };
 
@@ -126,6 +126,12 @@ impl Model {
         let reader = Reader { description: &description, bytes: (*bytes).as_ref() };
         let activation = description.hidden_act;
         let identity = Activation::Identity;
+        if description.layout != LAYOUT {
+            let layout = description.layout;
+            return Err(unsupported(format!(
+                "weights of layout {layout}; this build reads {LAYOUT}"
+            )));
+        }
         const LARGEST: usize = 1 << 20;
         let sizes = [description.num_heads, description.head_dim, description.hidden_size];
         if sizes
@@ -560,7 +566,8 @@ mod tests {
     #[test]
     fn sizes_that_do_not_fit_the_tensors_are_refused() {
         let (description, weights) = pack(&Encoder::made_up(), Precision::F32);
-        let damages: [fn(&mut Description); 9] = [
+        let damages: [fn(&mut Description); 10] = [
+            |description| description.layout += 1,
             |description| description.hidden_size += SEGMENT,
             |description| description.hidden_size = 0,
             |description| description.embedding_size += SEGMENT,

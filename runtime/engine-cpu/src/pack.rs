@@ -4,7 +4,7 @@ use engine::Precision;
 
 use crate::{
     encoder::{Activation, Encoder, Head, Layer, LayerNorm, Linear, Positions, Table},
-    layout::{self, ALIGNMENT, Description, ElementType, Tensor, padded},
+    layout::{self, ALIGNMENT, Description, ElementType, LAYOUT, Tensor, padded},
     simd::{Dtype, PANEL, SEGMENT},
 };
 
@@ -61,6 +61,7 @@ pub(crate) fn pack(encoder: &Encoder, precision: Precision) -> (Description, Vec
     };
     let first = encoder.layers.first();
     let description = Description {
+        layout: LAYOUT,
         hidden_size: first.map_or(0, |layer| layer.output.out_features),
         embedding_size: embeddings.word.width,
         num_layers: encoder.layers.len(),

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Most tokens of a micro-batch: what it writes between two layers should stay in a core's cache.
-const MICRO_BATCH_TOKENS: usize = 128;
+const MICRO_BATCH_TOKENS: usize = 64;
 
 /// Fewest tokens a thread should have to itself. Below, threads share a pass.
 const MIN_THREAD_TOKENS: usize = 48;
@@ -215,8 +215,16 @@ mod tests {
     use crate::{Pooling, encoder::Encoder, pack::pack, simd::Kernels};
 
     fn stack(encoder: &Encoder, precision: Precision, num_threads: usize) -> EncoderStack {
+        stack_on(Kernels::detect(), encoder, precision, num_threads)
+    }
+
+    fn stack_on(
+        kernels: Kernels,
+        encoder: &Encoder,
+        precision: Precision,
+        num_threads: usize,
+    ) -> EncoderStack {
         let (description, weights) = pack(encoder, precision);
-        let kernels = Kernels::detect();
         let model = Model::new(description, Arc::new(weights), kernels, Pooling::Mean).unwrap();
         EncoderStack::new(model, num_threads).unwrap()
     }
@@ -242,6 +250,29 @@ mod tests {
             assert_eq!(stack.forward(&batch).unwrap_err().to_string(), reason);
         }
         assert_eq!(stack.forward(&batch(&[&[1; 64]])).unwrap().len(), 3, "and goes on");
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_logits() {
+        let encoder = Encoder::made_up();
+        let long: Vec<u32> = (0..61).map(|token| token % 30).collect();
+        let batch = batch(&[&[3], &long, &[7, 8, 9], &long[20..40]]);
+        for precision in Precision::ALL {
+            let mut best = stack(&encoder, precision, 1);
+            let expected = best.forward(&batch).unwrap();
+            for kernels in Kernels::available() {
+                for num_threads in [1, 3] {
+                    let mut stack = stack_on(kernels, &encoder, precision, num_threads);
+                    let logits = stack.forward(&batch).unwrap();
+                    let apart = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+                    let worst = apart.fold(0.0, f32::max);
+                    // Sums in another order; and sets without bf16 products attend in f32.
+                    let tolerance = if precision == Precision::F32 { 1e-5 } else { 0.03 };
+                    let name = kernels.name();
+                    assert!(worst <= tolerance, "{name} is off by {worst} in {precision}");
+                }
+            }
+        }
     }
 
     #[test]

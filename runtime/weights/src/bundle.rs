@@ -1,5 +1,6 @@
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -155,6 +156,9 @@ impl Bundle {
             }),
             Content::Exported { cache, .. } => {
                 let folder = self.kept(cache, precision);
+                if !is_ours(&folder) {
+                    return Ok(None);
+                }
                 let usable = Manifest::read(&folder).and_then(|manifest| manifest.open(&folder));
                 Ok(usable.ok())
             }
@@ -222,6 +226,15 @@ fn read(path: &Path) -> Result<Vec<u8>, WeightsError> {
     fs::read(path).map_err(|source| WeightsError::Read { path: path.to_owned(), source })
 }
 
+/// Whether only this user can have written `folder`: a cache may lie where others write too, and
+/// weights decide what is answered.
+fn is_ours(folder: &Path) -> bool {
+    let (Ok(folder), Ok(process)) = (fs::metadata(folder), fs::metadata("/proc/self")) else {
+        return false;
+    };
+    folder.uid() == process.uid() && folder.mode() & 0o002 == 0
+}
+
 fn folder_name(folder: &Path) -> String {
     folder
         .file_name()
@@ -238,6 +251,8 @@ pub(crate) fn sha256_hex<const N: usize>(parts: [&[u8]; N]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// A folder of three small files that goes with the value.
@@ -323,6 +338,18 @@ mod tests {
         }
         let left = fs::read_dir(folder.0.join("cache")).unwrap().count();
         assert_eq!(left, 1, "nothing unfinished stays");
+    }
+
+    #[test]
+    fn what_others_may_have_written_is_not_used() {
+        let folder = Folder::with("others", CONFIG);
+        let bundle = folder.open("").unwrap();
+        bundle.keep("int8", MODEL).unwrap();
+        let kept = bundle.kept(&folder.0.join("cache"), "int8");
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(bundle.packed("int8").unwrap().is_none());
+        check(&bundle.keep("int8", MODEL).unwrap());
+        check(&bundle.packed("int8").unwrap().unwrap());
     }
 
     #[test]

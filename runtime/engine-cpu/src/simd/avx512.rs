@@ -111,6 +111,8 @@ macro_rules! kernel {
                 for _ in 0..words {
                     let left = $columns(panel);
                     let right = $columns(panel.add(16));
+                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(12 * PANEL).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(12 * PANEL + 16).cast());
                     _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64).cast());
                     for (row, sums) in sums.iter_mut().enumerate() {

@@ -127,6 +127,34 @@ pub(crate) unsafe fn gelu<L: Lanes>(x: L) -> L {
     }
 }
 
+/// [`gelu`] within 1.2e-4 up to 3.8, and within 5e-5 · |x| beyond: enough for what is rounded to 16
+/// or 8 bits next, at half the cost.
+///
+/// # Source
+///
+/// The odd polynomial of degree 13 with the least largest error of `x · (Φ(x) - 1/2)` on
+/// [-3.8, 3.8], by iteratively reweighted least squares.
+#[inline(always)]
+pub(crate) unsafe fn gelu_rounded<L: Lanes>(x: L) -> L {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let bounded = x.max(L::splat(-3.8)).min(L::splat(3.8));
+        let square = bounded.mul(bounded);
+        let mut polynomial = L::splat(3.025_101_5e-8);
+        for coefficient in [
+            -1.956_837_9e-6,
+            5.462_012e-5,
+            -8.744_096e-4,
+            9.045_662e-3,
+            -6.513_253e-2,
+            0.398_256_56,
+        ] {
+            polynomial = polynomial.mul_add(square, L::splat(coefficient));
+        }
+        polynomial.mul_add(bounded, L::splat(0.5)).mul(x)
+    }
+}
+
 /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))`.
 #[inline(always)]
 pub(crate) unsafe fn gelu_tanh<L: Lanes>(x: L) -> L {

@@ -3,7 +3,7 @@
 
 use super::{
     isa::{Dtype, Isa, PANEL, Prefetch},
-    lanes::{Lanes, gelu, gelu_tanh, tanh},
+    lanes::{Lanes, gelu, gelu_rounded, gelu_tanh, tanh},
 };
 use crate::encoder::Activation;
 
@@ -122,7 +122,7 @@ pub(crate) unsafe fn pack_block<I: Isa>(
                 let largest = largest_magnitude::<I>(source, start + row, num_panels);
                 // A row of zeros stays zeros; one with a NaN gets a scale that is NaN.
                 *packed.scales.add(start + row) = largest / 127.0;
-                *inverse = if largest > f32::MIN_POSITIVE { 127.0 / largest } else { 0.0 };
+                *inverse = if largest > 127.0 * f32::MIN_POSITIVE { 127.0 / largest } else { 0.0 };
             }
         }
         let words_per_segment = SEGMENT / dtype.per_word();
@@ -251,7 +251,8 @@ unsafe fn finish<I: Isa>(
         };
         match weights.activation {
             Activation::Identity => values,
-            Activation::Gelu => gelu(values),
+            Activation::Gelu if weights.dtype == Dtype::F32 => gelu(values),
+            Activation::Gelu => gelu_rounded(values),
             Activation::GeluTanh => gelu_tanh(values),
             Activation::Relu => values.max(I::Lanes::splat(0.0)),
             Activation::Tanh => tanh(values),

@@ -5,7 +5,7 @@
 //! isa ── avx512, avx2, neon, portable     what differs: vectors, tiles, two shuffles
 //! lanes                                   functions of vectors, the same for all
 //! linear  norm  attention                 operators on blocks of rows, the same for all
-//! pass ── stages, buffer                  the operators in their order, shared among threads
+//! walk ── pass, stages, buffer            the operators in their order, shared among threads
 //! ```
 //!
 //! An instruction set is chosen once, at load: [`Kernels::detect`] gives the best one that this
@@ -24,6 +24,7 @@ mod avx2;
 mod avx512;
 mod buffer;
 mod isa;
+mod kernels;
 mod lanes;
 mod linear;
 #[cfg(target_arch = "aarch64")]
@@ -34,9 +35,11 @@ mod portable;
 mod stages;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub(crate) use isa::{Dtype, PANEL};
+pub(crate) use kernels::Kernels;
 pub(crate) use linear::{LinearWeights, SEGMENT};
 pub(crate) use norm::{NormWeights, TableWeights};
-pub(crate) use pass::{Kernels, Local, Pass, Tokens};
+pub(crate) use pass::{Local, Pass, Tokens};
 pub(crate) use stages::Stages;
