@@ -20,6 +20,10 @@ const MICRO_BATCH_TOKENS: usize = 64;
 /// Fewest tokens a thread should have to itself. Below, threads share a pass.
 const MIN_THREAD_TOKENS: usize = 48;
 
+/// How much longer, as a share, a batch may take because its sequences do not divide evenly among
+/// the threads. Above, threads share a pass, which costs a little too, and no sequence is left over.
+const MAX_IMBALANCE: f64 = 1.0 / 16.0;
+
 /// An encoder and the threads that run it.
 #[derive(Debug)]
 pub(crate) struct EncoderStack {
@@ -117,26 +121,32 @@ struct Apart {
     stages: Stages,
 }
 
-/// Cuts the batch into runs of sequences, several for each thread if there is enough for that, else
-/// one.
+/// Cuts the batch into runs of sequences, so that every thread has as many tokens to itself; into
+/// one that threads share if there are too few, or they would not divide evenly.
 fn micro_batches(batch: &Batch, num_threads: usize) -> Vec<Range<usize>> {
     let num_tokens = batch.num_tokens();
-    let batch_size = batch.batch_size();
-    if batch_size == 0 {
-        return Vec::new();
-    }
-    let few = num_tokens < num_threads * MIN_THREAD_TOKENS || batch_size < num_threads;
-    if few && num_threads > 1 {
-        return iter::once(0..batch_size).collect();
+    let whole = iter::once(0..batch.batch_size()).filter(|part| !part.is_empty()).collect();
+    if num_threads > 1 && num_tokens < num_threads * MIN_THREAD_TOKENS {
+        return whole;
     }
     // As many parts as give each thread the same number of them.
     let rounds = num_tokens.div_ceil(num_threads * MICRO_BATCH_TOKENS);
-    let num_parts = (rounds * num_threads).min(batch_size);
+    let parts = cut(batch, (rounds * num_threads).min(batch.batch_size()));
+    let even = num_tokens as f64 / num_threads as f64;
+    if longest(batch, &parts, num_threads) as f64 > even * (1.0 + MAX_IMBALANCE) {
+        return whole;
+    }
+    parts
+}
+
+/// Up to `num_parts` runs of sequences with about the same number of tokens.
+fn cut(batch: &Batch, num_parts: usize) -> Vec<Range<usize>> {
+    let batch_size = batch.batch_size();
     let cu_seqlens = batch.cu_seqlens();
     let mut parts = Vec::with_capacity(num_parts);
     let mut start = 0;
     for part in 1..=num_parts {
-        let target = num_tokens * part / num_parts;
+        let target = batch.num_tokens() * part / num_parts;
         let mut end = start;
         while end < batch_size && (cu_seqlens[end] + cu_seqlens[end + 1]) as usize / 2 < target {
             end += 1;
@@ -148,6 +158,18 @@ fn micro_batches(batch: &Batch, num_threads: usize) -> Vec<Range<usize>> {
         start = end;
     }
     parts
+}
+
+/// Tokens of the thread that has most, if threads take the parts in order.
+fn longest(batch: &Batch, parts: &[Range<usize>], num_threads: usize) -> usize {
+    let mut threads = vec![0; num_threads];
+    for part in parts {
+        let [start, end] = [part.start, part.end].map(|index| batch.cu_seqlens()[index] as usize);
+        if let Some(tokens) = threads.iter_mut().min() {
+            *tokens += end - start;
+        }
+    }
+    threads.into_iter().max().unwrap_or(0)
 }
 
 /// Rows of the tables for sequences `range` of a batch that [`check`] has passed.
@@ -325,5 +347,19 @@ mod tests {
             }
         }
         assert!(micro_batches(&Batch::new(), 2).is_empty());
+    }
+
+    #[test]
+    fn what_does_not_divide_evenly_is_shared() {
+        let num_parts = |num_sequences: usize, num_threads| {
+            let mut batch = Batch::new();
+            (0..num_sequences).for_each(|_| batch.push(&[1; 32]));
+            micro_batches(&batch, num_threads).len()
+        };
+        assert_eq!(num_parts(8, 2), 4, "four sequences a thread, in two rounds");
+        assert_eq!(num_parts(7, 2), 1, "one thread would wait for the other");
+        assert_eq!(num_parts(2, 2), 1, "too few tokens");
+        assert_eq!(num_parts(1, 1), 1);
+        assert!(num_parts(65, 2) > 32, "one left over of many does not matter");
     }
 }
