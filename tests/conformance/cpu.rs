@@ -144,7 +144,7 @@ fn a_kept_model_and_a_packed_one_answer_like_the_export() {
     let options = Options { precision: Some(Precision::Int8), ..TWO_THREADS };
     let mut batch = Batch::new();
     batch.push(&[101, 2204, 3185, 102]);
-    let mut answer = |bundle: &Bundle| {
+    let answer = |bundle: &Bundle| {
         let mut engine = CpuEngine::load(bundle, &options).unwrap();
         assert!(engine.is_fused());
         engine.forward(&batch).unwrap()
