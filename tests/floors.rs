@@ -17,9 +17,12 @@ const FLOORS: [(&str, usize); 7] = [
 ];
 const FUNCTIONS_FLOOR: usize = 4;
 
+/// Packages of the workspace, but for those that only serve its tests.
 fn workspace() -> Vec<Package> {
-    let packages = MetadataCommand::new().no_deps().exec().unwrap().packages;
-    packages.into_iter().filter(|package| package.name != env!("CARGO_PKG_NAME")).collect()
+    let metadata = MetadataCommand::new().no_deps().exec().unwrap();
+    let tests = metadata.workspace_root.join("tests");
+    let is_shipped = |package: &Package| !package.manifest_path.starts_with(&tests);
+    metadata.packages.into_iter().filter(is_shipped).collect()
 }
 
 #[test]

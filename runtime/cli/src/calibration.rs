@@ -6,7 +6,7 @@ use engine::{Batch, Engine};
 use tokenizers::{Tokenizer, TruncationParams};
 use weights::Bundle;
 
-use crate::pack::PackError;
+use crate::error::CliError;
 
 /// Texts in one forward pass.
 const BATCH_SIZE: usize = 32;
@@ -26,8 +26,8 @@ impl Calibration {
     }
 
     /// Reads a text a line, or, from a `.tsv` file, a label and a text.
-    pub(crate) fn read(path: &Path) -> Result<Self, PackError> {
-        let refuse = |reason: String| PackError::Calibration { path: path.to_owned(), reason };
+    pub(crate) fn read(path: &Path) -> Result<Self, CliError> {
+        let refuse = |reason: String| CliError::Calibration { path: path.to_owned(), reason };
         let content = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
         let lines = content.lines().filter(|line| !line.trim().is_empty());
         let calibration = if path.extension().is_some_and(|extension| extension == "tsv") {
@@ -59,21 +59,21 @@ impl Answers {
         engine: &mut impl Engine,
         bundle: &Bundle,
         calibration: &Calibration,
-    ) -> Result<Self, PackError> {
+    ) -> Result<Self, CliError> {
         let mut tokenizer =
-            Tokenizer::from_bytes(bundle.tokenizer()).map_err(PackError::Tokenizer)?;
+            Tokenizer::from_bytes(bundle.tokenizer()).map_err(CliError::Tokenizer)?;
         let truncation =
             TruncationParams { max_length: bundle.max_position_embeddings(), ..Default::default() };
         tokenizer
             .with_padding(None)
             .with_truncation(Some(truncation))
-            .map_err(PackError::Tokenizer)?;
+            .map_err(CliError::Tokenizer)?;
         let mut rows = Vec::with_capacity(calibration.texts.len());
         for texts in calibration.texts.chunks(BATCH_SIZE) {
             let mut batch = Batch::new();
             for text in texts {
                 let encoding =
-                    tokenizer.encode_fast(text.as_str(), true).map_err(PackError::Tokenizer)?;
+                    tokenizer.encode_fast(text.as_str(), true).map_err(CliError::Tokenizer)?;
                 batch.push(encoding.get_ids());
             }
             let output = engine.forward(&batch)?;

@@ -1,29 +1,35 @@
 //! `sanderling pack`: an exported model as the engine reads it, if it still answers as it did.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
+use std::{ffi::OsString, io::Write, path::PathBuf};
+
+use engine::{Precision, UnknownPrecision};
+use engine_cpu::{CpuEngine, Options};
+use weights::{Access, Bundle};
+
+use crate::{
+    calibration::{Agreement, Answers, Calibration},
+    error::CliError,
+    inspect,
+    progress::Bar,
 };
 
-use engine::{EngineError, Precision};
-use engine_cpu::{CpuEngine, Options};
-use weights::{Bundle, WeightsError};
-
-use crate::calibration::{Agreement, Answers, Calibration};
+/// Most that is kept of models that are fetched, in bytes.
+const MAX_CACHE_BYTES: u64 = 10 << 30;
 
 /// Packs an exported model, so that a function maps it instead of reading it.
 ///
-/// MODEL is a folder with `model.onnx`, `tokenizer.json` and `config.json`; FOLDER is made, and is a
-/// MODEL_URI. In lower precision, the packed model first answers the calibration texts beside the
-/// exported one, and is refused if it loses more than it may.
+/// FOLDER is made, and is a MODEL_URI; equal models give equal bytes. In lower precision, the packed
+/// model first answers the calibration texts beside the exported one, and is refused if it loses
+/// more than it may.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of the exported model
+    /// The exported model: a folder with model.onnx, tokenizer.json and config.json, an .onnx file
+    /// in such a folder, or s3://…, https://… or hf://…
     model: String,
     /// Folder to make
     folder: PathBuf,
-    /// What linear layers are computed in: f32, bf16 or int8
-    #[arg(long, default_value_t = Precision::F32)]
+    /// What linear layers are computed in: f32 (or none), bf16 or int8
+    #[arg(long, default_value = Precision::F32.as_str(), value_parser = precision)]
     quantize: Precision,
     /// Texts to compare answers on, one a line; a .tsv file has a header and the columns label
     /// (a number) and text. Default: a hundred sentences that come with this command
@@ -41,60 +47,57 @@ pub(crate) struct Arguments {
     /// Write the model even if it loses more
     #[arg(long)]
     force: bool,
+    /// Where a model that lies elsewhere is kept [default: sanderling in the temporary folder]
+    #[arg(long, env = "CACHE_DIR")]
+    cache_dir: Option<OsString>,
 }
 
-/// Why there is no packed model.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PackError {
-    /// The exported model cannot be read, or the packed one not be written.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The engine cannot pack or run it.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// It is packed already.
-    #[error("{0} is packed already: pack the export it was made of")]
-    Packed(String),
-    /// There is nothing to compare.
-    #[error("{}: {reason}", path.display())]
-    Calibration { path: PathBuf, reason: String },
-    /// A text cannot be tokenized.
-    #[error("tokenizer.json")]
-    Tokenizer(#[source] tokenizers::Error),
-    /// It answers otherwise than the exported model.
-    #[error("{precision} loses too much: {loss}; --force packs it nevertheless")]
-    Loss { precision: Precision, loss: String },
-    /// The report cannot be written.
-    #[error("standard output")]
-    Report(#[from] std::io::Error),
-}
-
-/// Packs as `arguments` say, and writes what was lost to `report`.
-pub(crate) fn run(arguments: &Arguments, report: &mut impl Write) -> Result<(), PackError> {
-    // Nothing is kept of what is only compared.
-    let bundle = Bundle::open(&arguments.model, Path::new(""))?;
-    let onnx = bundle.graph().ok_or_else(|| PackError::Packed(arguments.model.clone()))?;
+/// Packs as `arguments` say, and writes what was lost and what was made to `report`.
+pub(crate) fn run(
+    arguments: &Arguments,
+    access: &Access,
+    report: &mut impl Write,
+) -> Result<(), CliError> {
+    let bar = Bar::new();
+    bar.stage("reading");
+    let cache_dir = arguments.cache_dir.as_ref().filter(|path| !path.is_empty());
+    let options = weights::Options {
+        cache_dir: cache_dir.map_or_else(|| std::env::temp_dir().join("sanderling"), PathBuf::from),
+        max_cache_bytes: MAX_CACHE_BYTES,
+        access: access.clone(),
+    };
+    let bundle = Bundle::open(&arguments.model, &options)?;
+    let graph = bundle.graph()?.ok_or_else(|| CliError::Packed(arguments.model.clone()))?;
+    let onnx = graph.as_ref();
+    bar.stage("packing");
     let precision = arguments.quantize;
     let packed = engine_cpu::pack(onnx, precision)?;
     if precision != Precision::F32 {
+        bar.stage("comparing");
         let agreement = compare(arguments, &bundle, onnx)?;
+        bar.clear();
         writeln!(report, "{agreement}")?;
         if let Some(loss) = loss(arguments, &agreement) {
             if !arguments.force {
-                return Err(PackError::Loss { precision, loss });
+                return Err(CliError::Loss { precision, loss });
             }
             writeln!(report, "packed nevertheless: {loss}")?;
         }
     }
-    bundle.write(&arguments.folder, precision.as_str(), packed.unpacked())?;
+    bar.stage("writing");
+    bundle.write(&arguments.folder, precision.as_str(), &packed.unpacked())?;
+    bar.clear();
     let megabytes = packed.unpacked().weights.len() as f64 / 1e6;
-    let folder = arguments.folder.display();
+    let folder = arguments.folder.display().to_string();
     writeln!(report, "{folder}: {} for {precision}, {megabytes:.1} MB", bundle.name())?;
+    let made = weights::inspect(&folder, false, access, &|_| ())?;
+    writeln!(report, "version {}", made.sha256.unwrap_or_default())?;
+    inspect::files(&made.files, report)?;
     Ok(())
 }
 
 /// Answers of the packed model beside those of the exported one.
-fn compare(arguments: &Arguments, bundle: &Bundle, onnx: &[u8]) -> Result<Agreement, PackError> {
+fn compare(arguments: &Arguments, bundle: &Bundle, onnx: &[u8]) -> Result<Agreement, CliError> {
     let calibration = match &arguments.calibration {
         Some(path) => Calibration::read(path)?,
         None => Calibration::bundled(),
@@ -106,6 +109,11 @@ fn compare(arguments: &Arguments, bundle: &Bundle, onnx: &[u8]) -> Result<Agreem
     };
     let (exact, packed) = (answers(Precision::F32)?, answers(arguments.quantize)?);
     Ok(Agreement::between(&exact, &packed, bundle, &calibration))
+}
+
+/// `none` is what other tools call it.
+fn precision(word: &str) -> Result<Precision, UnknownPrecision> {
+    if word == "none" { Ok(Precision::F32) } else { word.parse() }
 }
 
 /// What is beyond the limits, if anything is.

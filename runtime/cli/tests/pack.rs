@@ -1,43 +1,17 @@
 //! `sanderling pack`, as it is called.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod command;
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../functions/predict/model");
+use std::{fs, path::Path};
+
+use command::{Folder, MODEL, files, run, sanderling};
+
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance/fixtures");
-
-/// A folder that goes with the value.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("sanderling-{test}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn join(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Exit code, standard output and standard error of `sanderling pack`.
 fn pack(arguments: &[&str]) -> (i32, String, String) {
-    let command = env!("CARGO_BIN_EXE_sanderling");
-    let output = Command::new(command).arg("pack").args(arguments).output().unwrap();
-    let [stdout, stderr] =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    (output.status.code().unwrap(), stdout, stderr)
+    run(sanderling(&["pack"]).args(arguments))
 }
 
 #[test]
@@ -48,9 +22,13 @@ fn a_model_is_packed_once_and_says_what_it_lost() {
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.starts_with("same label: "), "{stdout}");
     assert!(stdout.contains("minilm-l6-h384-sst2 for int8, 23.3 MB"), "{stdout}");
-    for file in ["manifest.json", "tokenizer.json", "weights.bin"] {
-        assert!(Path::new(&target).join(file).is_file(), "{file}");
+    for (file, content) in files(&target) {
+        let line = stdout.lines().find(|line| line.starts_with(&file)).unwrap();
+        let bytes = content.len().to_string();
+        assert!(line.split_whitespace().any(|word| word == bytes), "{line}");
     }
+    assert!(stdout.contains("\nversion "), "{stdout}");
+    assert_eq!(stderr, "");
 
     let (code, _, stderr) = pack(&[MODEL, &target]);
     assert_eq!(code, 1);
@@ -108,7 +86,48 @@ fn what_the_kernels_do_not_know_is_refused_with_the_reason() {
     for file in ["config.json", "tokenizer.json"] {
         fs::copy(Path::new(MODEL).join(file), folder.join(file)).unwrap();
     }
-    let (code, _, stderr) = pack(&[folder.0.to_str().unwrap(), &folder.join("packed")]);
+    let (code, _, stderr) = pack(&[folder.path().to_str().unwrap(), &folder.join("packed")]);
     assert_eq!(code, 1);
     assert!(stderr.starts_with("error: unsupported model: "), "{stderr}");
+}
+
+#[test]
+fn equal_models_give_equal_bytes() {
+    let folder = Folder::new("pack-equal");
+    let texts = folder.join("texts.txt");
+    fs::write(&texts, "a wonderful film\n").unwrap();
+    for [first, second] in [["int8", "int8"], ["f32", "none"]] {
+        let targets = ["first", "second"].map(|name| folder.join(&format!("{name}-{second}")));
+        for (target, precision) in targets.iter().zip([first, second]) {
+            let (code, _, stderr) =
+                pack(&[MODEL, target, "--quantize", precision, "--calibration", &texts]);
+            assert_eq!(code, 0, "{stderr}");
+        }
+        let [first, second] = targets.map(files);
+        let names = first.iter().map(|(name, _)| &**name).collect::<Vec<_>>();
+        assert_eq!(names, ["manifest.json", "tokenizer.json", "weights.bin"]);
+        assert!(first == second);
+    }
+}
+
+#[test]
+fn a_graph_is_packed_with_the_files_around_it() {
+    let folder = Folder::new("pack-graph");
+    fs::create_dir(folder.join("onnx")).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        fs::copy(Path::new(MODEL).join(file), folder.join(file)).unwrap();
+    }
+    let graphs = ["exported.onnx", "onnx/other.onnx"].map(|name| folder.join(name));
+    for (index, graph) in graphs.iter().enumerate() {
+        fs::copy(Path::new(MODEL).join("model.onnx"), graph).unwrap();
+        let target = folder.join(&index.to_string());
+        let (code, _, stderr) = pack(&[graph, &target]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(Path::new(&target).join("weights.bin").is_file());
+    }
+
+    let lone = folder.join("lone.onnx");
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    let (code, _, stderr) = pack(&[&lone, &folder.join("none")]);
+    assert_eq!(code, 1, "{stderr}");
 }

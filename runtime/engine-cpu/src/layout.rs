@@ -28,6 +28,8 @@ pub(crate) struct Description {
     /// Set where scores have a bias by distance (MPNet).
     pub(crate) max_distance: Option<usize>,
     pub(crate) readout: Head,
+    /// In the order in which they are needed; kept beside the description.
+    #[serde(skip)]
     pub(crate) tensors: Vec<Tensor>,
 }
 
@@ -44,7 +46,7 @@ pub(crate) enum Head {
 }
 
 /// A run of bytes with a meaning.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dtype: ElementType,
@@ -57,13 +59,29 @@ pub(crate) struct Tensor {
 }
 
 /// The elements of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ElementType {
     F32,
     Bf16,
     Int8,
     Int32,
+}
+
+impl ElementType {
+    const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Int8, Self::Int32];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int32 => "int32",
+        }
+    }
+
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.as_str() == word)
+    }
 }
 
 impl From<Dtype> for ElementType {

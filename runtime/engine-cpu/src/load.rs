@@ -1,17 +1,17 @@
 //! From a bundle, or the bytes of a graph, to an engine that is ready to run.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use engine::{EngineError, Precision};
 use prost::Message;
-use weights::{Bundle, Packed, Unpacked, WeightsError};
+use weights::{Bundle, Packed, Unpacked, Weights, WeightsError};
 
 use crate::{
     CpuEngine, Path,
     encoder::{Encoder, Head},
     graph::{self, Graph},
-    layout::Description,
-    model::{Bytes, Model},
+    layout::{Description, ElementType, Tensor},
+    model::{Bytes, Model, Source},
     recognize,
     simd::Kernels,
     stack::EncoderStack,
@@ -48,8 +48,9 @@ pub enum Pooling {
 /// A model as the kernels read it.
 #[derive(Debug)]
 pub struct PackedModel {
-    /// The description, as JSON.
-    description: String,
+    description: Description,
+    /// The same, as JSON, without the tensors.
+    json: String,
     weights: Vec<u8>,
     graph: Option<Vec<u8>>,
 }
@@ -75,24 +76,54 @@ impl PackedModel {
             Head::Graph(proto) => Some(proto.encode_to_vec()),
             Head::HiddenStates | Head::FirstToken(_) => None,
         };
-        let description = serde_json::to_string(&description).map_err(unreadable)?;
-        Ok(Self { description, weights, graph })
+        let json = serde_json::to_string(&description).map_err(unreadable)?;
+        Ok(Self { description, json, weights, graph })
     }
 
     /// The model, to be kept by a [`Bundle`].
     #[must_use]
     pub fn unpacked(&self) -> Unpacked<'_> {
+        let tensors = self.description.tensors.iter().map(|tensor| weights::Tensor {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype.as_str().to_owned(),
+            shape: tensor.shape.clone(),
+            offset: tensor.offset,
+            length: tensor.length,
+            sha256: String::new(),
+        });
         Unpacked {
-            description: &self.description,
+            description: &self.json,
+            tensors: tensors.collect(),
             weights: &self.weights,
             graph: self.graph.as_deref(),
         }
     }
 }
 
+/// What the manifest says of a tensor, as this engine reads it.
+fn tensor(tensor: &weights::Tensor) -> Result<Tensor, EngineError> {
+    let weights::Tensor { name, dtype, shape, offset, length, .. } = tensor;
+    let dtype = ElementType::parse(dtype).ok_or_else(|| EngineError::Unsupported {
+        reason: format!("tensor {name} is of {dtype}, which this build does not know"),
+    })?;
+    let (name, shape) = (name.clone(), shape.clone());
+    Ok(Tensor { name, dtype, shape, offset: *offset, length: *length })
+}
+
+impl Source for Weights {
+    fn wait(&self, end: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Self::wait(self, end).map_err(Into::into)
+    }
+}
+
 /// A description that is none.
 fn unreadable(error: serde_json::Error) -> EngineError {
     EngineError::Unsupported { reason: error.to_string() }
+}
+
+/// The graph of an export.
+fn graph(bundle: &Bundle) -> Result<Option<Weights>, EngineError> {
+    bundle.graph().map_err(|source| EngineError::Backend { engine: "cpu", source: source.into() })
 }
 
 impl CpuEngine {
@@ -104,6 +135,7 @@ impl CpuEngine {
     /// [`EngineError::Unsupported`] if neither can run the model, or it is packed for another
     /// precision than `options` want; [`EngineError::Backend`] if tract or the system fails.
     pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, EngineError> {
+        let _stage = telemetry::stage("engine");
         let precision = match (options.precision, bundle.precision()) {
             (Some(precision), _) => precision,
             (None, Some(word)) => word.parse().map_err(|unknown| EngineError::Unsupported {
@@ -114,7 +146,7 @@ impl CpuEngine {
         let unsupported =
             |error: WeightsError| EngineError::Unsupported { reason: error.to_string() };
         if let Some(packed) = bundle.packed(precision.as_str()).map_err(unsupported)? {
-            match (Self::of_packed(packed, options), bundle.graph()) {
+            match (Self::of_packed(packed, options), graph(bundle)?) {
                 (Err(error), Some(_)) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "the kept model is damaged; it is packed again");
@@ -122,9 +154,10 @@ impl CpuEngine {
                 (outcome, _) => return outcome,
             }
         }
-        let onnx = bundle.graph().unwrap_or_default();
+        let graph = graph(bundle)?;
+        let onnx = graph.as_ref().map(AsRef::as_ref).unwrap_or_default();
         match self::pack(onnx, precision) {
-            Ok(model) => match bundle.keep(precision.as_str(), model.unpacked()) {
+            Ok(model) => match bundle.keep(precision.as_str(), &model.unpacked()) {
                 Ok(packed) => Self::of_packed(packed, options),
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
@@ -164,22 +197,25 @@ impl CpuEngine {
     }
 
     fn of_packed(packed: Packed, options: &Options) -> Result<Self, EngineError> {
-        Self::fused(&packed.description, packed.weights, packed.graph.as_deref(), options)
+        let Packed { description, tensors, weights, graph } = packed;
+        let mut description: Description =
+            serde_json::from_str(&description).map_err(unreadable)?;
+        description.tensors = tensors.iter().map(tensor).collect::<Result<_, _>>()?;
+        Self::fused(description, Arc::new(weights), graph.as_deref(), options)
     }
 
     fn of_model(model: PackedModel, options: &Options) -> Result<Self, EngineError> {
-        let PackedModel { description, weights, graph } = model;
-        Self::fused(&description, Arc::new(weights), graph.as_deref(), options)
+        let PackedModel { description, weights, graph, .. } = model;
+        Self::fused(description, Arc::new(weights), graph.as_deref(), options)
     }
 
     fn fused(
-        description: &str,
+        description: Description,
         weights: Bytes,
         graph: Option<&[u8]>,
         options: &Options,
     ) -> Result<Self, EngineError> {
         let kernels = Kernels::detect();
-        let description: Description = serde_json::from_str(description).map_err(unreadable)?;
         let model = Model::new(description, weights, kernels, options.pooling)?;
         let stack = EncoderStack::new(model, options.num_threads.max(1))?;
         tracing::info!(

@@ -1,6 +1,6 @@
 //! A packed encoder, checked once, and given out as views that the kernels read.
 
-use std::{ops::Range, sync::Arc};
+use std::{error::Error, ops::Range, sync::Arc};
 
 use engine::EngineError;
 
@@ -11,8 +11,20 @@ use crate::{
     simd::{Dtype, Kernels, LinearWeights, NormWeights, PANEL, SEGMENT, TableWeights},
 };
 
-/// Bytes that stay where they are: a mapping, or memory.
-pub(crate) type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// Weights that stay where they are: a mapping, or memory.
+pub(crate) type Bytes = Arc<dyn Source>;
+
+/// Bytes that may still be arriving, the first ones first.
+pub(crate) trait Source: AsRef<[u8]> + Send + Sync {
+    /// Waits until the first `end` bytes are there; fails if they never will be.
+    fn wait(&self, end: usize) -> Result<(), Box<dyn Error + Send + Sync>>;
+}
+
+impl Source for Vec<u8> {
+    fn wait(&self, _: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
+}
 
 /// An encoder, ready to run.
 pub(crate) struct Model {
@@ -27,6 +39,15 @@ pub(crate) struct Model {
     layers: Vec<Layer>,
     head: Vec<Linear>,
     readout: Readout,
+    ends: Ends,
+}
+
+/// Where the bytes end that a part of the encoder needs, those before it included.
+#[derive(Debug)]
+struct Ends {
+    embeddings: usize,
+    layers: Vec<usize>,
+    head: usize,
 }
 
 impl std::fmt::Debug for Model {
@@ -224,7 +245,16 @@ impl Model {
             max_head_panels: head.iter().map(|linear| linear.num_panels).max().unwrap_or(0),
         };
         let embedding_norm = reader.norm("embeddings.norm", description.embedding_size)?;
+        let ends = Ends {
+            embeddings: reader
+                .end(|name| !name.starts_with("layers.") && !name.starts_with("head.")),
+            layers: (0..layers.len())
+                .map(|index| reader.end(|name| name.starts_with(&format!("layers.{index}."))))
+                .collect(),
+            head: reader.end(|_| true),
+        };
         Ok(Self {
+            ends,
             tables: [Some(word), Some(position), token_type],
             embedding_norm,
             projection,
@@ -257,6 +287,24 @@ impl Model {
 
     pub(crate) fn num_layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Waits for the weights of the embeddings.
+    pub(crate) fn wait_for_embeddings(&self) -> Result<(), EngineError> {
+        self.wait(self.ends.embeddings)
+    }
+
+    pub(crate) fn wait_for_layer(&self, index: usize) -> Result<(), EngineError> {
+        self.wait(self.ends.layers[index])
+    }
+
+    /// Waits for all weights.
+    pub(crate) fn wait_for_head(&self) -> Result<(), EngineError> {
+        self.wait(self.ends.head)
+    }
+
+    fn wait(&self, end: usize) -> Result<(), EngineError> {
+        self.bytes.wait(end).map_err(|source| EngineError::Backend { engine: "cpu", source })
     }
 
     /// Stages of a pass: the embeddings and their projection, nine a layer, two a layer of the
@@ -384,6 +432,12 @@ impl Reader<'_> {
     fn tensor(&self, name: &str) -> Result<&Tensor, EngineError> {
         let tensor = self.description.tensors.iter().find(|tensor| tensor.name == name);
         tensor.ok_or_else(|| unsupported(format!("no tensor {name}")))
+    }
+
+    /// Where the last of the tensors ends whose names `are_meant`.
+    fn end(&self, are_meant: impl Fn(&str) -> bool) -> usize {
+        let tensors = self.description.tensors.iter().filter(|tensor| are_meant(&tensor.name));
+        tensors.map(|tensor| tensor.offset + tensor.length).max().unwrap_or(0)
     }
 
     fn optional<T>(

@@ -49,12 +49,17 @@ impl EncoderStack {
     /// One row a sequence, or a token if the readout is all hidden states, `[rows, width]`.
     pub(crate) fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
         check(&self.model, batch)?;
+        self.model.wait_for_embeddings()?;
         let parts = micro_batches(batch, self.team.num_threads());
         let rows = match parts.as_slice() {
             [] => Some(Vec::new()),
             [_] => self.forward_together(batch),
             _ => self.forward_apart(batch, &parts),
         };
+        if rows.is_none() {
+            // What made it fail, unless it was a panic.
+            self.model.wait_for_head()?;
+        }
         rows.ok_or_else(|| EngineError::Backend {
             engine: "cpu",
             source: "a thread panicked in a forward pass".into(),

@@ -53,8 +53,10 @@ impl Classifier {
         token_limits: TokenLimits,
     ) -> Result<Self, PipelineError> {
         let max_input_tokens = token_limits.max_input_tokens.min(bundle.max_position_embeddings());
+        let stage = telemetry::stage("tokenizer");
         let tokenizer =
             Tokenizer::new(bundle.tokenizer(), TokenLimits { max_input_tokens, ..token_limits })?;
+        drop(stage);
         let info =
             ModelInfo { name: bundle.name().to_owned(), version: bundle.version().to_owned() };
         let labels = bundle.labels().to_vec();
@@ -108,6 +110,7 @@ fn warm_up(
     info: &ModelInfo,
     num_labels: usize,
 ) -> Result<(), PipelineError> {
+    let _stage = telemetry::stage("warm_up");
     let mut batch = Batch::new();
     batch.push(&tokenizer.encode("warm up")?.input_ids);
     let output = engine.forward(&batch).map_err(|error| PipelineError::Engine(Arc::new(error)))?;

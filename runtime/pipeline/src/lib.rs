@@ -18,6 +18,7 @@ mod classify;
 mod error;
 mod labels;
 mod tokenize;
+mod wordpiece;
 
 pub use batch::BatchLimits;
 pub use classify::{Classification, Classifier};

@@ -1,8 +1,10 @@
 use tokenizers::{
-    PostProcessor, Tokenizer as Pieces, TruncationDirection, TruncationParams, TruncationStrategy,
+    DecoderWrapper, Model, NormalizerWrapper, PostProcessor, PostProcessorWrapper,
+    PreTokenizerWrapper, Tokenizer as Library, TokenizerImpl, TruncationDirection,
+    TruncationParams, TruncationStrategy,
 };
 
-use crate::PipelineError;
+use crate::{PipelineError, wordpiece::WordPiece};
 
 /// What happens to a text of too many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,18 @@ pub(crate) struct Encoding {
     pub(crate) truncated: bool,
 }
 
+/// The library's tokenizer around a model.
+type Around<M> =
+    TokenizerImpl<M, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// What cuts words into pieces.
+#[derive(Debug)]
+enum Pieces {
+    WordPiece(Box<Around<WordPiece>>),
+    /// Any other model: the library's own.
+    Library(Box<Library>),
+}
+
 /// Text to token ids, by the rules of a `tokenizer.json`.
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
@@ -43,29 +57,26 @@ pub(crate) struct Tokenizer {
 impl Tokenizer {
     /// Reads `tokenizer.json`; padding and truncation it asks for give way to `limits`.
     pub(crate) fn new(json: &[u8], limits: TokenLimits) -> Result<Self, PipelineError> {
-        let mut pieces = Pieces::from_bytes(json).map_err(PipelineError::Tokenizer)?;
-        let num_special = pieces.get_post_processor().map_or(0, |added| added.added_tokens(false));
-        if limits.max_input_tokens <= num_special {
-            let max_input_tokens = limits.max_input_tokens;
-            return Err(PipelineError::NoRoom { max_input_tokens, num_special });
-        }
-        let direction = match limits.truncation {
-            Truncation::Right => Some(TruncationDirection::Right),
-            Truncation::Left => Some(TruncationDirection::Left),
-            Truncation::Off => None,
+        let pieces = match serde_json::from_slice::<Around<WordPiece>>(json) {
+            Ok(mut pieces) => {
+                limit(&mut pieces, limits)?;
+                Pieces::WordPiece(Box::new(pieces))
+            }
+            Err(_) => {
+                let mut pieces = Library::from_bytes(json).map_err(PipelineError::Tokenizer)?;
+                limit(&mut pieces, limits)?;
+                Pieces::Library(Box::new(pieces))
+            }
         };
-        let truncation = direction.map(|direction| TruncationParams {
-            direction,
-            max_length: limits.max_input_tokens,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        });
-        pieces.with_padding(None).with_truncation(truncation).map_err(PipelineError::Tokenizer)?;
         Ok(Self { pieces, limits })
     }
 
     pub(crate) fn encode(&self, text: &str) -> Result<Encoding, PipelineError> {
-        let encoding = self.pieces.encode_fast(text, true).map_err(PipelineError::Tokenizer)?;
+        let encoding = match &self.pieces {
+            Pieces::WordPiece(pieces) => pieces.encode_fast(text, true),
+            Pieces::Library(pieces) => pieces.encode_fast(text, true),
+        };
+        let encoding = encoding.map_err(PipelineError::Tokenizer)?;
         let num_tokens = encoding.len();
         let max_input_tokens = self.limits.max_input_tokens;
         if num_tokens > max_input_tokens {
@@ -74,6 +85,28 @@ impl Tokenizer {
         let truncated = !encoding.get_overflowing().is_empty();
         Ok(Encoding { input_ids: encoding.get_ids().to_vec(), truncated })
     }
+}
+
+/// Makes `pieces` cut and pad as `limits` say.
+fn limit<M: Model>(pieces: &mut Around<M>, limits: TokenLimits) -> Result<(), PipelineError> {
+    let num_special = pieces.get_post_processor().map_or(0, |added| added.added_tokens(false));
+    if limits.max_input_tokens <= num_special {
+        let max_input_tokens = limits.max_input_tokens;
+        return Err(PipelineError::NoRoom { max_input_tokens, num_special });
+    }
+    let direction = match limits.truncation {
+        Truncation::Right => Some(TruncationDirection::Right),
+        Truncation::Left => Some(TruncationDirection::Left),
+        Truncation::Off => None,
+    };
+    let truncation = direction.map(|direction| TruncationParams {
+        direction,
+        max_length: limits.max_input_tokens,
+        strategy: TruncationStrategy::LongestFirst,
+        stride: 0,
+    });
+    pieces.with_padding(None).with_truncation(truncation).map_err(PipelineError::Tokenizer)?;
+    Ok(())
 }
 
 #[cfg(test)]

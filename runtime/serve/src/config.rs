@@ -20,9 +20,10 @@ pub struct Config {
     /// `MODEL_URI`: where the model is. Default: the first folder that exists of those that
     /// `--help` names.
     pub model_uri: String,
-    /// `CACHE_DIR`: where what is made of an exported model is kept. Default: `sanderling` in the
-    /// system's temporary folder.
-    pub cache_dir: PathBuf,
+    /// `MODEL_RELOAD`: when a newer version is looked for.
+    pub model_reload: Reload,
+    /// `CACHE_DIR`, `MAX_CACHE_BYTES`, `HF_ENDPOINT`, `HF_TOKEN`, `AWS_CA_BUNDLE`.
+    pub model_options: weights::Options,
     /// `PRECISION`: what linear layers are computed in. Default: what the model says, else `f32`.
     pub precision: Option<Precision>,
     /// `NUM_THREADS`: threads of the engine. Default: the CPU quota, else the cores.
@@ -56,6 +57,17 @@ pub enum Platform {
     Lambda,
 }
 
+/// When a newer version of the model is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// Never.
+    Off,
+    /// Every so often.
+    Poll(Duration),
+    /// When SIGHUP comes.
+    Sighup,
+}
+
 /// One line of `--help`.
 struct Setting {
     name: &'static str,
@@ -68,13 +80,28 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 const PORT: Setting = setting("PORT", "8080", "TCP port for HTTP/1.1 and h2c; 0 takes a free one");
-const MODEL_URI: Setting =
-    setting("MODEL_URI", "", "model folder: a path or file:///…, #sha256=… pins it");
+const MODEL_URI: Setting = setting(
+    "MODEL_URI",
+    "",
+    "model: a path, file://, http(s)://, s3:// or hf://; #sha256=… pins it",
+);
+const MODEL_RELOAD: Setting = setting(
+    "MODEL_RELOAD",
+    "off",
+    "when a newer model is looked for: off, sighup, or poll:30s (s, m or h)",
+);
 const CACHE_DIR: Setting = setting(
     "CACHE_DIR",
     "",
-    "folder for packed models (default: sanderling in the temporary folder)",
+    "folder for fetched and packed models (default: sanderling in the temporary folder)",
 );
+const MAX_CACHE_BYTES: Setting =
+    setting("MAX_CACHE_BYTES", "10737418240", "how much of them is kept, in bytes");
+const HF_ENDPOINT: Setting =
+    setting("HF_ENDPOINT", "https://huggingface.co", "where hf:// models come from");
+const HF_TOKEN: Setting = setting("HF_TOKEN", "", "token for hf:// models that are not public");
+const AWS_CA_BUNDLE: Setting =
+    setting("AWS_CA_BUNDLE", "", "PEM file of certificates to trust besides the system's");
 const PRECISION: Setting = setting(
     "PRECISION",
     "",
@@ -102,10 +129,15 @@ const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged")
 const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
-const SETTINGS: [Setting; 15] = [
+const SETTINGS: [Setting; 20] = [
     PORT,
     MODEL_URI,
+    MODEL_RELOAD,
     CACHE_DIR,
+    MAX_CACHE_BYTES,
+    HF_ENDPOINT,
+    HF_TOKEN,
+    AWS_CA_BUNDLE,
     PRECISION,
     NUM_THREADS,
     MAX_BATCH_TOKENS,
@@ -161,7 +193,8 @@ impl Config {
                 Platform::Http { port: port as u16 }
             },
             model_uri: reader.text(&MODEL_URI),
-            cache_dir: reader.cache_dir(),
+            model_reload: reader.model_reload(),
+            model_options: reader.model_options(),
             precision: reader.precision(),
             num_threads: reader.number_or(&NUM_THREADS, 1..=1024, quota_threads),
             batch_limits: BatchLimits {
@@ -256,11 +289,44 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         choices[0].1
     }
 
-    fn cache_dir(&self) -> PathBuf {
-        match self.text(&CACHE_DIR) {
-            unset if unset.is_empty() => std::env::temp_dir().join("sanderling"),
-            folder => folder.into(),
+    fn model_options(&mut self) -> weights::Options {
+        let set = |text: String| (!text.is_empty()).then_some(text);
+        let cache_dir = set(self.text(&CACHE_DIR)).map(PathBuf::from);
+        weights::Options {
+            cache_dir: cache_dir.unwrap_or_else(|| std::env::temp_dir().join("sanderling")),
+            max_cache_bytes: self.number(&MAX_CACHE_BYTES, 0..=1 << 50) as u64,
+            access: weights::Access {
+                hf_endpoint: self.text(&HF_ENDPOINT),
+                hf_token: set(self.text(&HF_TOKEN)),
+                ca_bundle: set(self.text(&AWS_CA_BUNDLE)).map(PathBuf::from),
+            },
         }
+    }
+
+    fn model_reload(&mut self) -> Reload {
+        let text = self.text(&MODEL_RELOAD);
+        match text.as_str() {
+            "off" => return Reload::Off,
+            "sighup" => return Reload::Sighup,
+            _ => {}
+        }
+        let interval = text.strip_prefix("poll:").and_then(|interval| {
+            let (number, unit) = interval.split_at_checked(interval.len().checked_sub(1)?)?;
+            let secs = match unit {
+                "s" => 1,
+                "m" => 60,
+                "h" => 3600,
+                _ => return None,
+            };
+            number.parse::<u64>().ok().filter(|number| *number > 0)?.checked_mul(secs)
+        });
+        if let Some(secs) = interval.filter(|secs| *secs <= 7 * 24 * 3600) {
+            return Reload::Poll(Duration::from_secs(secs));
+        }
+        let name = MODEL_RELOAD.name;
+        self.mistakes
+            .push(format!("{name}: \"{text}\" is not off, sighup or poll:30s (s, m or h)"));
+        Reload::Off
     }
 
     fn precision(&mut self) -> Option<Precision> {
@@ -354,6 +420,8 @@ mod tests {
             ("PORT", "http"),
             ("MAX_BATCH_TOKENS", "0"),
             ("REQUEST_TIMEOUT_MS", "3600001"),
+            ("MODEL_RELOAD", "poll:0s"),
+            ("MAX_CACHE_BYTES", "10GB"),
             ("PRECISION", "fp8"),
             ("TRUNCATION", "middle"),
             ("LOG_FORMAT", "xml"),
@@ -361,11 +429,27 @@ mod tests {
         assert_eq!(
             error.unwrap_err().to_string(),
             "bad settings: PORT: \"http\" is not a whole number; \
+             MODEL_RELOAD: \"poll:0s\" is not off, sighup or poll:30s (s, m or h); \
+             MAX_CACHE_BYTES: \"10GB\" is not a whole number; \
              PRECISION: \"fp8\" is not one of f32, bf16, int8; MAX_BATCH_TOKENS: 0 is below 1; \
              TRUNCATION: \"middle\" is not one of right, left, off; \
              REQUEST_TIMEOUT_MS: 3600001 is above 3600000; \
              LOG_FORMAT: \"xml\" is not one of json, text"
         );
+    }
+
+    #[test]
+    fn models_are_reloaded_when_the_setting_says() {
+        let reload = |value| read(&[("MODEL_RELOAD", value)]).map(|config| config.model_reload);
+        assert_eq!(reload(""), Ok(Reload::Off));
+        assert_eq!(reload("sighup"), Ok(Reload::Sighup));
+        assert_eq!(reload("poll:30s"), Ok(Reload::Poll(Duration::from_secs(30))));
+        assert_eq!(reload("poll:2m"), Ok(Reload::Poll(Duration::from_secs(120))));
+        for mistake in
+            ["on", "poll", "poll:", "poll:s", "poll:1d", "poll:-1s", "poll:169h", "poll:é"]
+        {
+            assert!(reload(mistake).is_err(), "{mistake}");
+        }
     }
 
     #[test]

@@ -21,9 +21,11 @@ mod edge;
 pub mod endpoint;
 mod error;
 mod json;
+mod load;
 mod model;
 mod run;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Platform, Reload};
+pub use load::LoadError;
 pub use model::Model;
-pub use run::{LoadError, run};
+pub use run::run;

@@ -1,11 +1,4 @@
-use std::{
-    error::Error,
-    io::Write,
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::ExitCode,
-    thread,
-    time::Instant,
-};
+use std::{io::Write, process::ExitCode};
 
 use axum::Router;
 use pipeline::Pipeline;
@@ -14,30 +7,29 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+use weights::Bundle;
 
 use crate::{
     Config, Model,
     config::{Help, Platform},
     edge::{self, Edge},
     endpoint::Endpoint,
-    model::LoadFailure,
+    load::{self, Load, LoadError, load_model},
 };
-
-/// Why a pipeline could not be loaded.
-pub type LoadError = Box<dyn Error + Send + Sync>;
 
 /// Runs `function` from the command line to the end of the process.
 ///
-/// `load` makes the pipeline from the settings, on a thread of its own; `routes` are the endpoints
-/// that answer with it. SIGTERM and SIGINT let what is in flight end.
+/// `load` makes the pipeline from the model and the settings, on a thread of its own; `routes` are
+/// the endpoints that answer with it. SIGTERM and SIGINT let what is in flight end.
 ///
 /// Exit codes: 0 after a signal, `--help`, `--version` or a good `--check`; 1 if the port cannot be
 /// opened or `--check` finds a bad model; 2 for bad settings or arguments.
 pub fn run<P: Pipeline>(
     function: &'static str,
     routes: fn(Endpoint<P>) -> Router,
-    load: fn(&Config) -> Result<P, LoadError>,
+    load: fn(&Bundle, &Config) -> Result<P, LoadError>,
 ) -> ExitCode {
+    telemetry::started();
     let argument = std::env::args().nth(1);
     let check = match argument.as_deref() {
         None => false,
@@ -77,16 +69,14 @@ pub fn run<P: Pipeline>(
 async fn serve<P: Pipeline>(
     config: Config,
     routes: fn(Endpoint<P>) -> Router,
-    load: fn(&Config) -> Result<P, LoadError>,
+    load: Load<P>,
 ) -> Result<(), LoadError> {
     let stop = stop_signal()?;
     let edge = Edge::new(&config);
     let model = Model::loading();
     let app = edge.app(routes(Endpoint::new(model.clone(), &config)), model.clone());
     let platform = config.platform;
-    thread::Builder::new()
-        .name("load".to_owned())
-        .spawn(move || model.set(load_model(&config, load)))?;
+    load::start(config, load, model)?;
     match platform {
         Platform::Http { port } => {
             let listener = TcpListener::bind(("0.0.0.0", port)).await?;
@@ -100,31 +90,6 @@ async fn serve<P: Pipeline>(
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Loads the pipeline and says in the log how it went.
-fn load_model<P: Pipeline>(
-    config: &Config,
-    load: fn(&Config) -> Result<P, LoadError>,
-) -> Result<P, LoadFailure> {
-    let started = Instant::now();
-    let outcome = catch_unwind(AssertUnwindSafe(|| load(config)));
-    match outcome.unwrap_or_else(|_| Err("loading panicked".into())) {
-        Ok(pipeline) => {
-            let model = pipeline.model();
-            let load_ms = started.elapsed().as_secs_f64() * 1e3;
-            tracing::info!(model = model.name, version = model.version, load_ms, "model ready");
-            Ok(pipeline)
-        }
-        Err(error) => {
-            tracing::error!(
-                error = %Causes(&*error),
-                model_uri = config.model_uri,
-                "no model"
-            );
-            Err(LoadFailure { reason: error.to_string() })
-        }
-    }
 }
 
 /// Ends at the first SIGTERM or SIGINT.

@@ -6,6 +6,8 @@
 
 mod causes;
 mod log;
+mod stages;
 
 pub use causes::Causes;
 pub use log::{LogError, LogFormat, init};
+pub use stages::{Stage, StageTimer, stage, started, take_stages};

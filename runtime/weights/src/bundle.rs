@@ -1,20 +1,47 @@
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use sha2::{Digest, Sha256};
-
 use crate::{
-    WeightsError,
+    Access, WeightsError, arrive,
+    cache::{Cache, Entry, Fill},
     config::ModelConfig,
-    packed::{About, MANIFEST, Manifest, Packed, Unpacked},
-    uri,
+    digest, download,
+    download::Download,
+    manifest::{
+        self, About, GRAPH, MANIFEST, MAX_FILE_BYTES, Manifest, Packed, TOKENIZER, Unpacked,
+        WEIGHTS,
+    },
+    map::Weights,
+    repository::{self, Found},
+    store::{self, Stat, Store},
+    uri::{self, ModelUri, Place},
 };
 
 /// Hexadecimal digits of the digest that name a version.
 const VERSION_DIGITS: usize = 12;
+
+pub(crate) const CONFIG: &str = "config.json";
+
+/// Where an export has its graph: beside the others, or as the hub lays it out.
+const ONNX: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// Longest graph of an export, in bytes: ONNX files have no more.
+const MAX_ONNX_BYTES: u64 = 2 << 30;
+
+/// How models are fetched and kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Where what is fetched or made of an export is kept.
+    pub cache_dir: PathBuf,
+    /// How much of it stays, in bytes.
+    pub max_cache_bytes: u64,
+    /// How stores are reached.
+    pub access: Access,
+}
 
 /// One version of one model, as it was exported (`model.onnx`, `tokenizer.json`, `config.json`) or
 /// packed for an engine (`manifest.json`, `weights.bin`, `tokenizer.json`).
@@ -32,29 +59,45 @@ pub struct Bundle {
 
 #[derive(Debug)]
 enum Content {
-    /// The bytes of `model.onnx`, and where what is made of it is kept.
+    /// Where `model.onnx` is, and where what is made of it is kept.
     Exported {
-        graph: Vec<u8>,
-        cache: PathBuf,
+        onnx: PathBuf,
+        cache: Cache,
+        /// What keeps the files there.
+        _entry: Option<Entry>,
     },
     Packed(Packed),
 }
 
 impl Bundle {
-    /// Reads the model at `model_uri`: a path or `file:///path`; with `#sha256=…` behind it, only
-    /// if that is the digest of `model.onnx`, `tokenizer.json` and `config.json`, one after the
-    /// other, or of `manifest.json` and `tokenizer.json` of a packed model. What is made of an
-    /// exported model is kept in `cache_dir`.
+    /// Opens the model at `model_uri`: a path, `file:///path`, `http(s)://host/path`,
+    /// `s3://bucket/prefix` or `hf://organization/name@revision`, and there a bundle, an export, or
+    /// the pointer `latest` to a version. With `#sha256=…` behind it, only if that is the digest of
+    /// the bundle's `manifest.json`, or of an export's `model.onnx`, `tokenizer.json` and
+    /// `config.json`, one after the other.
+    ///
+    /// Weights of a bundle may still be [arriving](Weights::wait) when this returns. Not for async
+    /// code: it waits.
     ///
     /// # Errors
     ///
     /// [`WeightsError`], naming the file or the part of the address that is wrong.
-    pub fn open(model_uri: &str, cache_dir: &Path) -> Result<Self, WeightsError> {
-        let uri::ModelUri { folder, sha256 } = uri::parse(model_uri)?;
-        let bundle = if folder.join(MANIFEST).exists() {
-            Self::open_packed(&folder)?
-        } else {
-            Self::open_exported(&folder, cache_dir)?
+    pub fn open(model_uri: &str, options: &Options) -> Result<Self, WeightsError> {
+        let _stage = telemetry::stage("bundle");
+        let ModelUri { place, sha256 } = uri::parse(model_uri)?;
+        let pinned = sha256.as_deref();
+        let cache = Cache::new(options.cache_dir.clone(), options.max_cache_bytes);
+        let bundle = match &place {
+            Place::Folder(folder) => Self::in_folder(folder, pinned, cache)?,
+            place => {
+                // A version that was fetched before needs no network.
+                if let Some(entry) = pinned.and_then(|sha256| cache.get(sha256))
+                    && let Ok(bundle) = Self::of_entry(entry)
+                {
+                    return Ok(bundle);
+                }
+                Self::fetch(store::open(place, &options.access)?, pinned, cache)?
+            }
         };
         match sha256.filter(|expected| *expected != bundle.sha256) {
             Some(expected) => Err(WeightsError::Digest { expected, actual: bundle.sha256 }),
@@ -62,34 +105,241 @@ impl Bundle {
         }
     }
 
-    fn open_exported(folder: &Path, cache_dir: &Path) -> Result<Self, WeightsError> {
-        let config_json = read(&folder.join("config.json"))?;
-        let tokenizer = read(&folder.join("tokenizer.json"))?;
-        let graph = read(&folder.join("model.onnx"))?;
-        let refuse = |reason| WeightsError::Config { path: folder.join("config.json"), reason };
-        let config = ModelConfig::parse(&config_json).map_err(refuse)?;
-        Ok(Self {
-            labels: config.labels().map_err(refuse)?,
-            name: config.name.unwrap_or_else(|| folder_name(folder)),
-            sha256: sha256_hex([&graph, &tokenizer, &config_json]),
-            max_position_embeddings: config.max_position_embeddings,
-            precision: config.precision,
-            tokenizer,
-            content: Content::Exported { graph, cache: cache_dir.to_owned() },
-        })
+    /// What [`Bundle::open`] would open now, as a text that changes when that does: to find out
+    /// whether there is a new version, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bundle::open`].
+    pub fn revision(model_uri: &str, options: &Options) -> Result<String, WeightsError> {
+        let ModelUri { place, sha256 } = uri::parse(model_uri)?;
+        let store = store::open(&place, &options.access)?;
+        download::block_on(async {
+            match repository::find(&*store, sha256.as_deref()).await? {
+                Found::Bundle { sha256, .. } => Ok(sha256),
+                Found::Export => Ok(Export::find(&*store).await?.key(&*store)),
+            }
+        })?
     }
 
-    fn open_packed(folder: &Path) -> Result<Self, WeightsError> {
-        let tokenizer = read(&folder.join("tokenizer.json"))?;
-        let manifest = Manifest::read(folder)?;
-        Ok(Self {
-            content: Content::Packed(manifest.open(folder)?),
-            sha256: sha256_hex([&read(&folder.join(MANIFEST))?, &tokenizer]),
+    fn in_folder(folder: &Path, pinned: Option<&str>, cache: Cache) -> Result<Self, WeightsError> {
+        let version = pinned.map(|sha256| folder.join(sha256)).filter(|folder| folder.exists());
+        if folder.join(MANIFEST).exists() {
+            Self::of_packed(folder, None, pinned.is_some())
+        } else if let Some(version) = version {
+            Self::of_packed(&version, None, true)
+        } else if folder.join(repository::LATEST).exists() {
+            let store = store::Folder::new(folder.to_owned());
+            let (pointer, _) = download::block_on(repository::pointer(&store))??;
+            Self::of_packed(&folder.join(pointer.sha256), None, false)
+        } else {
+            Self::of_export(folder, cache, None)
+        }
+    }
+
+    /// A bundle in the cache: its tensors were checked when they arrived.
+    fn of_entry(entry: Entry) -> Result<Self, WeightsError> {
+        let folder = entry.folder.clone();
+        Self::of_packed(&folder, Some(entry), false)
+    }
+
+    /// A bundle in a folder.
+    fn of_packed(
+        folder: &Path,
+        entry: Option<Entry>,
+        check_weights: bool,
+    ) -> Result<Self, WeightsError> {
+        let json = read(&folder.join(MANIFEST))?;
+        let manifest = Manifest::parse(&json, &folder.join(MANIFEST).display().to_string())?;
+        let tokenizer = read(&folder.join(TOKENIZER))?;
+        digest::check(TOKENIZER, &tokenizer, manifest.digest(TOKENIZER)?)?;
+        let graph = match manifest.files.get(GRAPH) {
+            None => None,
+            Some(sha256) => {
+                let graph = read(&folder.join(GRAPH))?;
+                digest::check(GRAPH, &graph, sha256)?;
+                Some(graph)
+            }
+        };
+        let path = folder.join(WEIGHTS);
+        let weights = Weights::open(&path)
+            .map_err(|source| WeightsError::Read { path: path.clone(), source })?;
+        let bytes = weights.as_ref().len() as u64;
+        if bytes != manifest.weights_bytes {
+            let reason = format!("{bytes} bytes; the manifest says {}", manifest.weights_bytes);
+            return Err(WeightsError::Config { address: path.display().to_string(), reason });
+        }
+        if check_weights {
+            manifest.tensors.iter().try_for_each(|tensor| arrive::check(&weights, tensor))?;
+        }
+        weights.arrival().keep(entry);
+        Ok(Self::new(manifest, digest::sha256([json.as_slice()]), tokenizer, weights, graph))
+    }
+
+    fn new(
+        manifest: Manifest,
+        sha256: String,
+        tokenizer: Vec<u8>,
+        weights: Weights,
+        graph: Option<Vec<u8>>,
+    ) -> Self {
+        Self {
             name: manifest.name,
+            sha256,
             labels: manifest.labels,
             max_position_embeddings: manifest.max_position_embeddings,
             precision: Some(manifest.precision),
             tokenizer,
+            content: Content::Packed(Packed {
+                description: manifest.encoder.get().to_owned(),
+                tensors: manifest.tensors,
+                weights,
+                graph,
+            }),
+        }
+    }
+
+    fn fetch(
+        store: Arc<dyn Store>,
+        pinned: Option<&str>,
+        cache: Cache,
+    ) -> Result<Self, WeightsError> {
+        let found = {
+            let _stage = telemetry::stage("manifest");
+            download::block_on(repository::find(&*store, pinned))??
+        };
+        let Found::Bundle { prefix, manifest: json, sha256 } = found else {
+            return Self::fetch_export(store, cache);
+        };
+        if let Some(expected) = pinned.filter(|expected| *expected != sha256) {
+            return Err(WeightsError::Digest { expected: expected.to_owned(), actual: sha256 });
+        }
+        if let Some(entry) = cache.get(&sha256) {
+            match Self::of_entry(entry) {
+                Ok(bundle) => return Ok(bundle),
+                Err(error) => {
+                    tracing::warn!(%error, "the kept model is damaged; it is fetched again");
+                    let _ = cache.remove(&sha256);
+                }
+            }
+        }
+        let filling = match cache.fill(&sha256) {
+            Ok(Fill::Made(entry)) => return Self::of_entry(entry),
+            Ok(Fill::Make(filling)) => Some(filling),
+            Err(error) => {
+                tracing::warn!(%error, "the cache takes nothing; the model stays in memory");
+                None
+            }
+        };
+        let manifest = Manifest::parse(&json, &store.address(&format!("{prefix}{MANIFEST}")))?;
+        let bytes = manifest.weights_bytes;
+        let name = format!("{prefix}{WEIGHTS}");
+        let (place, filling) = match filling {
+            None => (None, None),
+            Some(filling) => match arrive::Place::in_folder(&filling.partial, bytes) {
+                Ok(place) => (Some(place), Some(filling)),
+                Err(error) => {
+                    tracing::warn!(%error, "the cache takes no more; the model stays in memory");
+                    filling.abandon();
+                    (None, None)
+                }
+            },
+        };
+        let in_memory = |source| WeightsError::Write { path: WEIGHTS.into(), source };
+        let place = match place {
+            Some(place) => place,
+            None => arrive::Place::in_memory(bytes).map_err(in_memory)?,
+        };
+        let stat = Stat { len: bytes, tag: None };
+        let arriving = place.begin(store.clone(), name, stat, &manifest.tensors)?;
+        let weights = arriving.weights.clone();
+
+        // The small files come while the first tensors do.
+        let small = async |name: &str, sha256: &str| {
+            let (content, _) =
+                download::read(&*store, &format!("{prefix}{name}"), MAX_FILE_BYTES).await?;
+            digest::check(&store.address(&format!("{prefix}{name}")), &content, sha256)?;
+            Ok::<_, WeightsError>(content)
+        };
+        let (tokenizer, graph) = download::block_on(async {
+            tokio::try_join!(small(TOKENIZER, manifest.digest(TOKENIZER)?), async {
+                match manifest.files.get(GRAPH) {
+                    Some(sha256) => small(GRAPH, sha256).await.map(Some),
+                    None => Ok(None),
+                }
+            })
+        })??;
+        let filling = filling.filter(|filling| {
+            let folder = &filling.partial;
+            let written = fs::write(folder.join(TOKENIZER), &tokenizer)
+                .and_then(|()| {
+                    graph.as_ref().map_or(Ok(()), |graph| fs::write(folder.join(GRAPH), graph))
+                })
+                .and_then(|()| fs::write(folder.join(MANIFEST), &json));
+            if let Err(error) = &written {
+                tracing::warn!(%error, "the model is not kept in the cache");
+            }
+            written.is_ok()
+        });
+        arriving.check(manifest.tensors.clone(), filling)?;
+        Ok(Self::new(manifest, sha256, tokenizer, weights, graph))
+    }
+
+    fn fetch_export(store: Arc<dyn Store>, cache: Cache) -> Result<Self, WeightsError> {
+        let _stage = telemetry::stage("export");
+        let export = download::block_on(Export::find(&*store))??;
+        let key = export.key(&*store);
+        if let Some(entry) = cache.get(&key) {
+            return Self::of_export(&entry.folder.clone(), cache, Some(entry));
+        }
+        let failed =
+            |source| WeightsError::Write { path: format!("the cache's {key}").into(), source };
+        let filling = match cache.fill(&key).map_err(failed)? {
+            Fill::Made(entry) => {
+                return Self::of_export(&entry.folder.clone(), cache, Some(entry));
+            }
+            Fill::Make(filling) => filling,
+        };
+        for (name, stat) in &export.files {
+            // What the hub keeps in a folder lies beside the others here.
+            let local = name.rsplit('/').next().unwrap_or(name);
+            let path = filling.partial.join(local);
+            let failed = |source| WeightsError::Write { path: path.clone(), source };
+            let file = fs::File::create(&path).map_err(failed)?;
+            file.set_len(stat.len).map_err(failed)?;
+            let (arrived, _) = std::sync::mpsc::channel();
+            let (name, file) = ((*name).to_owned(), Arc::new(file));
+            let download =
+                Arc::new(Download::new(store.clone(), name, stat.clone(), file, path.clone()));
+            let whole = std::iter::once(0..stat.len).collect();
+            download::block_on(download.run(whole, arrived))??;
+        }
+        let entry = filling.commit().map_err(failed)?;
+        Self::of_export(&entry.folder.clone(), cache, Some(entry))
+    }
+
+    fn of_export(folder: &Path, cache: Cache, entry: Option<Entry>) -> Result<Self, WeightsError> {
+        let (folder, onnx) = match of_graph(folder) {
+            Some(folder_of) => (folder_of, folder.to_owned()),
+            None => {
+                let onnx = ONNX.map(|name| folder.join(name));
+                let onnx = onnx.iter().find(|path| path.exists()).unwrap_or(&onnx[0]).clone();
+                (folder, onnx)
+            }
+        };
+        let path = folder.join(CONFIG);
+        let config_json = read(&path)?;
+        let tokenizer = read(&folder.join(TOKENIZER))?;
+        let refuse = |reason| WeightsError::Config { address: path.display().to_string(), reason };
+        let config = ModelConfig::parse(&config_json).map_err(refuse)?;
+        Ok(Self {
+            labels: config.labels().map_err(refuse)?,
+            sha256: export_sha256(&onnx, &tokenizer, &config_json, &cache)?,
+            name: config.name.unwrap_or_else(|| folder_name(folder)),
+            max_position_embeddings: config.max_position_embeddings,
+            precision: config.precision,
+            tokenizer,
+            content: Content::Exported { onnx, cache, _entry: entry },
         })
     }
 
@@ -97,6 +347,12 @@ impl Bundle {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The digest, in hexadecimal.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// The first twelve hexadecimal digits of the digest.
@@ -130,12 +386,17 @@ impl Bundle {
         self.precision.as_deref()
     }
 
-    /// The bytes of `model.onnx`, unless the model is packed.
-    #[must_use]
-    pub fn graph(&self) -> Option<&[u8]> {
+    /// The bytes of `model.onnx`, mapped, unless the model is packed.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Read`]
+    pub fn graph(&self) -> Result<Option<Weights>, WeightsError> {
         match &self.content {
-            Content::Exported { graph, .. } => Some(graph),
-            Content::Packed(_) => None,
+            Content::Exported { onnx, .. } => Weights::open(onnx)
+                .map(Some)
+                .map_err(|source| WeightsError::Read { path: onnx.clone(), source }),
+            Content::Packed(_) => Ok(None),
         }
     }
 
@@ -155,13 +416,16 @@ impl Bundle {
                 wanted: precision.to_owned(),
             }),
             Content::Exported { cache, .. } => {
-                let folder = self.kept(cache, precision);
-                if !is_ours(&folder) {
-                    return Ok(None);
-                }
-                let usable = Manifest::read(&folder).and_then(|manifest| manifest.open(&folder));
-                Ok(usable.ok())
+                let Some(entry) = cache.get(&self.kept(precision)) else { return Ok(None) };
+                Ok(Self::of_entry(entry).ok().and_then(Self::into_packed))
             }
+        }
+    }
+
+    fn into_packed(self) -> Option<Packed> {
+        match self.content {
+            Content::Packed(packed) => Some(packed),
+            Content::Exported { .. } => None,
         }
     }
 
@@ -174,21 +438,34 @@ impl Bundle {
     /// # Panics
     ///
     /// If this bundle is packed itself.
-    pub fn keep(&self, precision: &str, model: Unpacked<'_>) -> Result<Packed, WeightsError> {
+    pub fn keep(&self, precision: &str, model: &Unpacked<'_>) -> Result<Packed, WeightsError> {
         let Content::Exported { cache, .. } = &self.content else {
             unreachable!("only an export is packed");
         };
-        let folder = self.kept(cache, precision);
-        if folder.exists() {
-            // It is there and was not usable.
-            let _ = fs::remove_dir_all(&folder);
-        }
-        Manifest::write(&folder, &self.about(precision), model, &[])?;
-        Manifest::read(&folder)?.open(&folder)
+        let key = self.kept(precision);
+        let failed =
+            |source| WeightsError::Write { path: format!("the cache's {key}").into(), source };
+        // If it is there, it was not usable.
+        cache.remove(&key).map_err(failed)?;
+        let entry = match cache.fill(&key).map_err(failed)? {
+            Fill::Made(entry) => entry,
+            Fill::Make(filling) => {
+                let about = self.about(precision);
+                match manifest::write(&filling.partial, about, model, &self.tokenizer) {
+                    Ok(()) => filling.commit().map_err(failed)?,
+                    Err(error) => {
+                        filling.abandon();
+                        return Err(failed(error));
+                    }
+                }
+            }
+        };
+        let bundle = Self::of_entry(entry)?;
+        bundle.into_packed().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
     }
 
     /// Writes `model`, which was made of this export for `precision`, with its tokenizer as a
-    /// bundle of its own into `folder`.
+    /// bundle of its own into `folder`. Equal models give equal bytes.
     ///
     /// # Errors
     ///
@@ -197,14 +474,24 @@ impl Bundle {
         &self,
         folder: &Path,
         precision: &str,
-        model: Unpacked<'_>,
+        model: &Unpacked<'_>,
     ) -> Result<(), WeightsError> {
+        let failed = |source| WeightsError::Write { path: folder.to_owned(), source };
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let unfinished = parent.join(format!(".{}.{}", folder_name(folder), std::process::id()));
         if folder.exists() {
-            let source = std::io::ErrorKind::AlreadyExists.into();
-            return Err(WeightsError::Write { path: folder.to_owned(), source });
+            return Err(failed(io::ErrorKind::AlreadyExists.into()));
         }
-        let tokenizer = ("tokenizer.json", self.tokenizer.as_slice());
-        Manifest::write(folder, &self.about(precision), model, &[tokenizer])
+        let written = fs::create_dir_all(&unfinished)
+            .and_then(|()| {
+                manifest::write(&unfinished, self.about(precision), model, &self.tokenizer)
+            })
+            .and_then(|()| fs::rename(&unfinished, folder));
+        if written.is_err() {
+            let _ = fs::remove_dir_all(&unfinished);
+        }
+        written.map_err(failed)
     }
 
     fn about<'a>(&'a self, precision: &'a str) -> About<'a> {
@@ -217,22 +504,106 @@ impl Bundle {
         }
     }
 
-    fn kept(&self, cache: &Path, precision: &str) -> PathBuf {
-        cache.join(format!("{}-{precision}-{}", self.sha256, env!("CARGO_PKG_VERSION")))
+    fn kept(&self, precision: &str) -> String {
+        format!("{}-{precision}-{}", self.sha256, env!("CARGO_PKG_VERSION"))
     }
+}
+
+/// The files of an export, as a store has them.
+#[derive(Debug)]
+pub(crate) struct Export {
+    /// The graph, the tokenizer, the configuration.
+    pub(crate) files: [(&'static str, Stat); 3],
+}
+
+impl Export {
+    pub(crate) async fn find(store: &dyn Store) -> Result<Self, WeightsError> {
+        let stat = async |name| download::stat(store, name).await;
+        let onnx = async {
+            match stat(ONNX[0]).await {
+                Err(WeightsError::Missing { .. }) => Ok((ONNX[1], stat(ONNX[1]).await?)),
+                outcome => Ok((ONNX[0], outcome?)),
+            }
+        };
+        let (onnx, tokenizer, config) = tokio::try_join!(onnx, stat(TOKENIZER), stat(CONFIG))
+            .map_err(|error| match error {
+                WeightsError::Missing { address } => WeightsError::Missing {
+                    address: format!("{address}, nor {MANIFEST} or {}", repository::LATEST),
+                },
+                error => error,
+            })?;
+        let files = [onnx, (TOKENIZER, tokenizer), (CONFIG, config)];
+        for (name, stat) in &files {
+            let limit = if name.ends_with(".onnx") { MAX_ONNX_BYTES } else { MAX_FILE_BYTES };
+            if stat.len > limit {
+                let reason = format!("{} bytes, at most {limit} are read", stat.len);
+                return Err(WeightsError::Config { address: store.address(name), reason });
+            }
+        }
+        Ok(Self { files })
+    }
+
+    /// Where it is kept: another key when one of the files changes. A store without tags cannot
+    /// tell, and what it gives is not found again.
+    fn key(&self, store: &dyn Store) -> String {
+        let mut parts = Vec::new();
+        for (name, Stat { len, tag }) in &self.files {
+            let tag = tag.clone().unwrap_or_else(|| format!("{:x}", fastrand::u128(..)));
+            parts.push(format!("{} {len} {tag}\n", store.address(name)));
+        }
+        format!("export-{}", digest::sha256(parts.iter().map(String::as_bytes)))
+    }
+}
+
+/// The digest of an export. It is remembered: reading a large graph takes longer than all the rest
+/// of a start.
+fn export_sha256(
+    onnx: &Path,
+    tokenizer: &[u8],
+    config: &[u8],
+    cache: &Cache,
+) -> Result<String, WeightsError> {
+    let failed = |source| WeightsError::Read { path: onnx.to_owned(), source };
+    let metadata = fs::metadata(onnx).map_err(failed)?;
+    // Whoever changes the file changes one of these, too.
+    let identity = format!(
+        "{} {} {} {} {}.{} {}.{}",
+        onnx.display(),
+        metadata.dev(),
+        metadata.ino(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    );
+    let key = format!("digest-{}", digest::sha256([identity.as_bytes(), tokenizer, config]));
+    let is_digest =
+        |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if let Some(sha256) = cache.note(&key).filter(is_digest) {
+        return Ok(sha256);
+    }
+    let graph = Weights::open(onnx).map_err(failed)?;
+    let sha256 = digest::sha256([graph.as_ref(), tokenizer, config]);
+    if let Err(error) = cache.write_note(&key, &sha256) {
+        tracing::debug!(%error, "the digest is not remembered");
+    }
+    Ok(sha256)
+}
+
+/// The folder of the export whose graph is the file `onnx`: its own, or, as the hub lays it out,
+/// the one above. `None` if it is no such file.
+fn of_graph(onnx: &Path) -> Option<&Path> {
+    if onnx.extension()? != "onnx" || !onnx.is_file() {
+        return None;
+    }
+    // Of `model.onnx` alone it is the empty path, which is a good one to join files to.
+    let mut folders = onnx.ancestors().skip(1).take(2);
+    folders.find(|folder| folder.join(TOKENIZER).exists()).or(onnx.parent())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, WeightsError> {
     fs::read(path).map_err(|source| WeightsError::Read { path: path.to_owned(), source })
-}
-
-/// Whether only this user can have written `folder`: a cache may lie where others write too, and
-/// weights decide what is answered.
-fn is_ours(folder: &Path) -> bool {
-    let (Ok(folder), Ok(process)) = (fs::metadata(folder), fs::metadata("/proc/self")) else {
-        return false;
-    };
-    folder.uid() == process.uid() && folder.mode() & 0o002 == 0
 }
 
 fn folder_name(folder: &Path) -> String {
@@ -241,19 +612,12 @@ fn folder_name(folder: &Path) -> String {
         .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-pub(crate) fn sha256_hex<const N: usize>(parts: [&[u8]; N]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part);
-    }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::Tensor;
 
     /// A folder of three small files that goes with the value.
     struct Folder(PathBuf);
@@ -270,8 +634,16 @@ mod tests {
         }
 
         fn open(&self, fragment: &str) -> Result<Bundle, WeightsError> {
-            Bundle::open(&format!("{}{fragment}", self.0.display()), &self.0.join("cache"))
+            Bundle::open(&format!("{}{fragment}", self.0.display()), &self.options())
         }
+
+        fn options(&self) -> Options {
+            options(self.0.join("cache"))
+        }
+    }
+
+    fn options(cache_dir: PathBuf) -> Options {
+        Options { cache_dir, max_cache_bytes: 1 << 30, access: Access::default() }
     }
 
     impl Drop for Folder {
@@ -297,20 +669,37 @@ mod tests {
     #[test]
     fn a_pinned_digest_is_enforced() {
         let folder = Folder::with("pinned", CONFIG);
-        let digest = sha256_hex([b"graph", b"tokenizer", CONFIG.as_bytes()]);
+        let digest = digest::sha256([b"graph".as_slice(), b"tokenizer", CONFIG.as_bytes()]);
         folder.open(&format!("#sha256={digest}")).unwrap();
         fs::write(folder.0.join("model.onnx"), "other").unwrap();
         let message = folder.open(&format!("#sha256={digest}")).unwrap_err().to_string();
         assert!(message.ends_with(&format!("MODEL_URI pins {digest}")), "{message}");
     }
 
-    const MODEL: Unpacked<'_> =
-        Unpacked { description: r#"{"layers":6}"#, weights: &[7; 100], graph: Some(b"head") };
+    const DESCRIPTION: &str = r#"{"layers":6}"#;
+    const WEIGHTS_BYTES: [u8; 100] = [7; 100];
+
+    fn model() -> Unpacked<'static> {
+        let tensor = |name: &str, offset, length| Tensor {
+            name: name.to_owned(),
+            dtype: "int8".to_owned(),
+            shape: vec![length],
+            offset,
+            length,
+            sha256: String::new(),
+        };
+        Unpacked {
+            description: DESCRIPTION,
+            tensors: vec![tensor("first", 0, 40), tensor("second", 64, 36)],
+            weights: &WEIGHTS_BYTES,
+            graph: Some(b"head"),
+        }
+    }
 
     fn check(packed: &Packed) {
-        assert_eq!(packed.description, MODEL.description);
-        assert_eq!((*packed.weights).as_ref(), MODEL.weights);
-        assert_eq!(packed.graph.as_deref(), MODEL.graph);
+        assert_eq!(packed.description, DESCRIPTION);
+        assert_eq!(packed.weights.as_ref(), WEIGHTS_BYTES);
+        assert_eq!(packed.graph.as_deref(), Some(b"head".as_slice()));
     }
 
     #[test]
@@ -318,7 +707,7 @@ mod tests {
         let folder = Folder::with("kept", CONFIG);
         let bundle = folder.open("").unwrap();
         assert!(bundle.packed("int8").unwrap().is_none());
-        check(&bundle.keep("int8", MODEL).unwrap());
+        check(&bundle.keep("int8", &model()).unwrap());
         check(&folder.open("").unwrap().packed("int8").unwrap().unwrap());
         assert!(bundle.packed("bf16").unwrap().is_none(), "another precision");
         fs::write(folder.0.join("model.onnx"), "other").unwrap();
@@ -329,26 +718,26 @@ mod tests {
     fn what_was_cut_short_is_not_used_and_replaced() {
         let folder = Folder::with("cut", CONFIG);
         let bundle = folder.open("").unwrap();
-        bundle.keep("int8", MODEL).unwrap();
-        let kept = bundle.kept(&folder.0.join("cache"), "int8");
+        bundle.keep("int8", &model()).unwrap();
+        let kept = folder.0.join("cache").join(bundle.kept("int8"));
         for (file, content) in [("weights.bin", "short"), ("manifest.json", "{")] {
             fs::write(kept.join(file), content).unwrap();
             assert!(bundle.packed("int8").unwrap().is_none(), "{file}");
-            check(&bundle.keep("int8", MODEL).unwrap());
+            check(&bundle.keep("int8", &model()).unwrap());
         }
-        let left = fs::read_dir(folder.0.join("cache")).unwrap().count();
-        assert_eq!(left, 1, "nothing unfinished stays");
+        let files = fs::read_dir(folder.0.join("cache")).unwrap().map(|file| file.unwrap().path());
+        assert_eq!(files.filter(|path| path.is_dir()).count(), 1, "nothing unfinished stays");
     }
 
     #[test]
     fn what_others_may_have_written_is_not_used() {
         let folder = Folder::with("others", CONFIG);
         let bundle = folder.open("").unwrap();
-        bundle.keep("int8", MODEL).unwrap();
-        let kept = bundle.kept(&folder.0.join("cache"), "int8");
+        bundle.keep("int8", &model()).unwrap();
+        let kept = folder.0.join("cache").join(bundle.kept("int8"));
         fs::set_permissions(&kept, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(bundle.packed("int8").unwrap().is_none());
-        check(&bundle.keep("int8", MODEL).unwrap());
+        check(&bundle.keep("int8", &model()).unwrap());
         check(&bundle.packed("int8").unwrap().unwrap());
     }
 
@@ -356,7 +745,7 @@ mod tests {
     fn a_cache_that_takes_nothing_is_an_error_that_names_it() {
         let folder = Folder::with("full", CONFIG);
         fs::write(folder.0.join("cache"), "a file where a folder should be").unwrap();
-        let error = folder.open("").unwrap().keep("int8", MODEL).unwrap_err();
+        let error = folder.open("").unwrap().keep("int8", &model()).unwrap_err();
         assert!(error.to_string().starts_with("cannot write "), "{error}");
     }
 
@@ -365,22 +754,33 @@ mod tests {
         let folder = Folder::with("packed", CONFIG);
         let export = folder.open("").unwrap();
         let path = folder.0.join("int8");
-        export.write(&path, "int8", MODEL).unwrap();
-        let open = || Bundle::open(path.to_str().unwrap(), Path::new("/nowhere"));
+        export.write(&path, "int8", &model()).unwrap();
+        let open = || Bundle::open(path.to_str().unwrap(), &options("/nowhere".into()));
         let bundle = open().unwrap();
         assert_eq!(bundle.name(), "tiny");
         assert_eq!(bundle.labels(), ["NO", "YES"]);
         assert_eq!(bundle.max_position_embeddings(), 16);
         assert_eq!(bundle.tokenizer(), b"tokenizer");
         assert_eq!(bundle.precision(), Some("int8"));
-        assert!(bundle.graph().is_none());
+        assert!(bundle.graph().unwrap().is_none());
         assert_ne!(bundle.version(), export.version());
         check(&bundle.packed("int8").unwrap().unwrap());
         assert_eq!(
             bundle.packed("f32").unwrap_err().to_string(),
             "the model is packed for int8; PRECISION=f32 needs the export it was made of"
         );
-        assert!(export.write(&path, "int8", MODEL).is_err(), "nothing is written over");
+        assert!(export.write(&path, "int8", &model()).is_err(), "nothing is written over");
+
+        let another = "0".repeat(64);
+        let pinned = |digest: &str| format!("{}#sha256={digest}", path.display());
+        let pinned = |digest| Bundle::open(&pinned(digest), &options("/nowhere".into()));
+        pinned(bundle.sha256()).unwrap();
+        let message = pinned(&another).unwrap_err().to_string();
+        assert!(message.contains("MODEL_URI pins 0000"), "{message}");
+        fs::write(path.join("weights.bin"), [&[7; 80][..], &[8; 20]].concat()).unwrap();
+        open().unwrap();
+        let message = pinned(bundle.sha256()).unwrap_err().to_string();
+        assert!(message.starts_with("tensor second is damaged: its sha256 is "), "{message}");
 
         fs::write(path.join("weights.bin"), [7; 99]).unwrap();
         let message = open().unwrap_err().to_string();

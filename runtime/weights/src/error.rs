@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{error::Error, path::PathBuf};
 
 /// Why a model could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,46 @@ pub enum WeightsError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A file of the model is not there or cannot be read.
+    /// There is no such file.
+    #[error("there is no {address}")]
+    Missing {
+        /// The file, or what it should be part of.
+        address: String,
+    },
+    /// The store does not give the file to these credentials.
+    #[error("no permission for {address}: {reason}")]
+    Denied {
+        /// The file.
+        address: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// The file is not the one it was when reading began.
+    #[error("{address} was replaced while it was read")]
+    Replaced {
+        /// The file.
+        address: String,
+    },
+    /// The store did not give the file, however often it was asked.
+    #[error("cannot transfer {address}")]
+    Transfer {
+        /// The file.
+        address: String,
+        /// What happened last.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The bytes are not those that the manifest names.
+    #[error("{part} is damaged: its sha256 is {actual}, the manifest says {expected}")]
+    Damaged {
+        /// The file, or the tensor.
+        part: String,
+        /// In hexadecimal.
+        expected: String,
+        /// In hexadecimal.
+        actual: String,
+    },
+    /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -21,18 +60,18 @@ pub enum WeightsError {
         #[source]
         source: std::io::Error,
     },
-    /// `config.json` does not describe a model this build can serve.
-    #[error("{}: {reason}", path.display())]
+    /// `config.json` or `manifest.json` does not describe a model this build can serve.
+    #[error("{address}: {reason}")]
     Config {
         /// The file.
-        path: PathBuf,
+        address: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A packed model could not be written.
+    /// A file could not be written.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The folder.
+        /// The file or folder.
         path: PathBuf,
         /// What the system said.
         #[source]

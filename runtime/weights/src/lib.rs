@@ -1,23 +1,45 @@
-//! Where a model comes from and what it is: the folder, its files, labels and digest.
+//! Where a model comes from and what it is: stores, the bundle and its digests, the cache.
 //!
 //! ```text
 //! MODEL_URI ──> Bundle::open ──> labels, name, version, tokenizer()
-//!                    ├──> graph()    model.onnx, as it was exported
-//!                    └──> packed()   weights.bin, mapped, as an engine reads it
-//!                           ^
-//!               keep() ─────┘        what an engine made of the export, in the cache
+//!      │             ├──> graph()    model.onnx, as it was exported
+//!    store           └──> packed()   weights.bin, mapped, as an engine reads it; it may still be
+//!      │                     ^       arriving: Weights::wait
+//!  download ─> arrive ─> cache
+//!                            ^
+//!               keep() ──────┘       what an engine made of an export
 //! ```
 //!
-//! A version is a digest: two bundles with the same version hold the same bytes.
+//! # Invariants
+//!
+//! - A version is a digest: two bundles with the same version hold the same bytes.
+//! - What came over a network is checked against its digest before anybody reads it.
+//! - An entry of the cache is whole, or it is not there.
 
+mod access;
+mod arrive;
 mod bundle;
+mod cache;
 mod config;
+mod digest;
+mod download;
 mod error;
+mod inspect;
+mod manifest;
 mod map;
-mod packed;
+mod progress;
+mod repository;
+mod store;
+mod stored;
+mod transfer;
 mod uri;
 
-pub use bundle::Bundle;
+pub use access::Access;
+pub use bundle::{Bundle, Options};
 pub use error::WeightsError;
-pub use map::Mapping;
-pub use packed::{Packed, Unpacked};
+pub use inspect::{Contents, ModelFile, inspect};
+pub use manifest::{Packed, Tensor, Unpacked};
+pub use map::Weights;
+pub use progress::{OnProgress, Progress};
+pub use repository::Moved;
+pub use transfer::{Pushed, promote, pull, push, rollback};

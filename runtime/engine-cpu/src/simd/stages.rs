@@ -74,7 +74,12 @@ impl Stages {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Whether a thread panicked in a chunk.
+    /// Says that what comes out is not to be used.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether a thread said so, or panicked in a chunk.
     pub(crate) fn failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -107,7 +112,7 @@ struct Done<'a> {
 impl Drop for Done<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.stages.failed.store(true, Ordering::Release);
+            self.stages.fail();
         }
         let done = self.stage.done.fetch_add(1, Ordering::SeqCst) + 1;
         if done == self.num_chunks && self.stages.sleepers.load(Ordering::SeqCst) > 0 {

@@ -1,5 +1,7 @@
 //! The operators of an encoder in their order, each a stage that threads share.
 
+use engine::EngineError;
+
 use super::{
     attention::{self, Head, Scratch},
     isa::{Dtype, Isa, PANEL},
@@ -33,6 +35,14 @@ impl Walk<'_> {
             };
         });
         self.stage += 1;
+    }
+
+    /// Waits for weights. If they never come, the walk goes on over what is there, and the pass
+    /// gives nothing.
+    fn arrive(&self, outcome: Result<(), EngineError>) {
+        if outcome.is_err() {
+            self.pass.stages.fail();
+        }
     }
 
     /// Runs `block(start, rows)` for each block of `num_rows` rows.
@@ -93,6 +103,7 @@ pub(super) unsafe fn run<I: Isa>(pass: &Pass, scratch: &mut Scratch) {
     let intermediate = pass.of_tokens::<f32>(&workspace.intermediate);
     let packed = pass.packed();
     let mut walk = Walk { pass, stage: 0 };
+    walk.arrive(model.wait_for_embeddings());
     unsafe {
         let (norm, first) = (model.embedding_norm(), model.first_linear());
         walk.blocks::<I>(
@@ -131,6 +142,7 @@ pub(super) unsafe fn run<I: Isa>(pass: &Pass, scratch: &mut Scratch) {
             );
         }
         for index in 0..model.num_layers() {
+            walk.arrive(model.wait_for_layer(index));
             let layer = model.layer(index);
             let next =
                 (index + 1 < model.num_layers()).then(|| model.layer(index + 1).query_key_value);
@@ -157,6 +169,7 @@ pub(super) unsafe fn run<I: Isa>(pass: &Pass, scratch: &mut Scratch) {
             walk.multiply::<I>(&linear, num_tokens, Target::F32(update));
             add_and_pack::<I>(&mut walk, &layer.output_norm, next);
         }
+        walk.arrive(model.wait_for_head());
         match model.readout() {
             Readout::HiddenStates => {}
             Readout::Pooled(pooling) => walk.stage::<I>(tokens.batch_size(), |sequence| {

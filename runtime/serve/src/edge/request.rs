@@ -11,8 +11,9 @@ use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::Edge;
-use crate::{Model, error::ApiError};
+use crate::{Model, error::ApiError, model::State as Known};
 
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken over from a caller, in bytes.
@@ -44,6 +45,12 @@ pub(super) async fn answer<P: Pipeline>(
     .instrument(span)
     .await;
     response.headers_mut().insert(REQUEST_ID, request_id);
+    if response.status().is_success()
+        && route.is_some_and(|route| route != "/health")
+        && let Some(timing) = start_timing()
+    {
+        response.headers_mut().insert(SERVER_TIMING, timing);
+    }
     response
 }
 
@@ -60,9 +67,21 @@ async fn within_limits<P: Pipeline>(
     }
     match tokio::time::timeout(edge.request_timeout, next.run(request)).await {
         Ok(response) => response,
-        Err(_) if model.state().is_none() => ApiError::loading().into_response(),
+        Err(_) if matches!(model.state(), Known::Loading) => ApiError::loading().into_response(),
         Err(_) => ApiError::timeout(edge.request_timeout).into_response(),
     }
+}
+
+/// How long the process took to its first answer, stage by stage: for that answer only.
+///
+/// <https://www.w3.org/TR/server-timing/>; `dur` and `start` (since the process began) are in ms.
+fn start_timing() -> Option<HeaderValue> {
+    let stages = telemetry::take_stages()?;
+    let stages = stages.iter().map(|stage| {
+        let [duration, start] = [stage.duration, stage.start].map(|time| time.as_secs_f64() * 1e3);
+        format!("{};dur={duration:.3};start={start:.3}", stage.name)
+    });
+    HeaderValue::try_from(stages.collect::<Vec<_>>().join(", ")).ok()
 }
 
 /// The caller's own id if it is short and printable, else a new one.

@@ -7,7 +7,7 @@ use axum::{
 use pipeline::Pipeline;
 use serde::Serialize;
 
-use crate::Model;
+use crate::{Model, model::State as Known};
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
@@ -20,15 +20,15 @@ enum Health<'a> {
 /// `GET /health`: 200 when the model can answer, else 503 and why not.
 pub(crate) async fn health<P: Pipeline>(State(model): State<Model<P>>) -> Response {
     match model.state() {
-        Some(Ok(pipeline)) => {
+        Known::Ready(pipeline) => {
             let model = pipeline.model();
             Json(Health::Healthy { model: &model.name, version: &model.version }).into_response()
         }
-        Some(Err(failure)) => {
+        Known::Failed(failure) => {
             let health = Health::Unavailable { reason: failure.to_string() };
             (StatusCode::SERVICE_UNAVAILABLE, Json(health)).into_response()
         }
-        None => {
+        Known::Loading => {
             let retry_after = [(RETRY_AFTER, "1")];
             (StatusCode::SERVICE_UNAVAILABLE, retry_after, Json(Health::Loading)).into_response()
         }

@@ -1,0 +1,30 @@
+use std::path::PathBuf;
+
+use engine::{EngineError, Precision};
+use weights::WeightsError;
+
+/// Why a command did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// A model cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The engine cannot pack or run it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It is packed already.
+    #[error("{0} is packed already: pack the export it was made of")]
+    Packed(String),
+    /// There is nothing to compare.
+    #[error("{}: {reason}", path.display())]
+    Calibration { path: PathBuf, reason: String },
+    /// A text cannot be tokenized.
+    #[error("tokenizer.json")]
+    Tokenizer(#[source] tokenizers::Error),
+    /// It answers otherwise than the exported model.
+    #[error("{precision} loses too much: {loss}; --force packs it nevertheless")]
+    Loss { precision: Precision, loss: String },
+    /// The report cannot be written.
+    #[error("standard output")]
+    Report(#[from] std::io::Error),
+}
