@@ -264,7 +264,7 @@ mod tests {
             "éa",
             "éé",
             "un",
-            "unx",
+            "unq",
             "x",
             "affable",
             "##",

@@ -113,6 +113,13 @@ impl Bundle {
     /// As [`Bundle::open`].
     pub fn revision(model_uri: &str, options: &Options) -> Result<String, WeightsError> {
         let ModelUri { place, sha256 } = uri::parse(model_uri)?;
+        if let Place::Folder(graph) = &place
+            && of_graph(graph).is_some()
+        {
+            let store = store::Folder::new(PathBuf::new());
+            let stat = download::block_on(download::stat(&store, &graph.to_string_lossy()))??;
+            return Ok(stat.tag.unwrap_or_default());
+        }
         let store = store::open(&place, &options.access)?;
         download::block_on(async {
             match repository::find(&*store, sha256.as_deref()).await? {
@@ -131,7 +138,14 @@ impl Bundle {
         } else if folder.join(repository::LATEST).exists() {
             let store = store::Folder::new(folder.to_owned());
             let (pointer, _) = download::block_on(repository::pointer(&store))??;
-            Self::of_packed(&folder.join(pointer.sha256), None, false)
+            let version = folder.join(&pointer.sha256);
+            let bundle = Self::of_packed(&version, None, false)?;
+            if bundle.sha256 != pointer.sha256 {
+                let part = version.join(MANIFEST).display().to_string();
+                let (expected, actual) = (pointer.sha256, bundle.sha256);
+                return Err(WeightsError::Damaged { part, expected, actual });
+            }
+            Ok(bundle)
         } else {
             Self::of_export(folder, cache, None)
         }

@@ -10,7 +10,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    WeightsError, digest, download,
+    WeightsError,
+    bundle::CONFIG,
+    digest, download,
     manifest::{MANIFEST, MAX_MANIFEST_BYTES},
     store::{Expected, Store, StoreError},
 };
@@ -38,22 +40,45 @@ pub(crate) async fn find(store: &dyn Store, sha256: Option<&str>) -> Result<Foun
         let name = format!("{prefix}{MANIFEST}");
         let (manifest, _) = download::read(store, &name, MAX_MANIFEST_BYTES).await?;
         let sha256 = digest::sha256([manifest.as_slice()]);
+        // A version has the name of its digest.
+        if !prefix.is_empty() {
+            digest::check(&store.address(&name), &manifest, prefix.trim_end_matches('/'))?;
+        }
         Ok(Found::Bundle { prefix, manifest, sha256 })
     };
     // Both at once: on most stores, the way there is what takes time.
     let (itself, other) = tokio::join!(at(String::new()), async {
         match sha256 {
             Some(sha256) => at(version(sha256)).await,
-            None => at(version(&pointer(store).await?.0.sha256)).await,
+            None => {
+                let (pointer, _) = pointer(store).await?;
+                at(version(&pointer.sha256)).await.map_err(|error| match error {
+                    WeightsError::Missing { address } => WeightsError::Config {
+                        address: store.address(LATEST),
+                        reason: format!("there is no {address}"),
+                    },
+                    error => error,
+                })
+            }
         }
     });
+    // Without permission to list, S3 denies what is not there.
+    let is_absent = |error: &WeightsError| {
+        matches!(error, WeightsError::Missing { .. } | WeightsError::Denied { .. })
+    };
     match (itself, other) {
         // Where a bundle lies itself, it is the one that is meant.
-        (Ok(found), _) | (Err(WeightsError::Missing { .. }), Ok(found)) => Ok(found),
-        (Err(WeightsError::Missing { .. }), Err(WeightsError::Missing { .. })) => Ok(Found::Export),
-        // Without permission to list, S3 denies what is not there.
-        (Err(WeightsError::Denied { .. }), Ok(found)) => Ok(found),
-        (Err(WeightsError::Missing { .. }), Err(error)) | (Err(error), _) => Err(error),
+        (Ok(found), _) => Ok(found),
+        (Err(error), _) if !is_absent(&error) => Err(error),
+        (Err(_), Ok(found)) => Ok(found),
+        (Err(_), Err(error)) if !is_absent(&error) => Err(error),
+        (Err(denied @ WeightsError::Denied { .. }), _)
+        | (_, Err(denied @ WeightsError::Denied { .. })) => {
+            // Only an export that is there can tell.
+            let export = store.stat(CONFIG).await;
+            export.map(|_| Found::Export).map_err(|_| denied)
+        }
+        _ => Ok(Found::Export),
     }
 }
 

@@ -10,6 +10,7 @@ from onnxruntime.transformers.optimizer import optimize_model
 from .encoders import NUM_HEADS
 
 AS_EXPORTED, FUSED, FUSED_BUT_ATTENTION = "as exported", "fused", "fused but attention"
+LINEAR_OPS = ("MatMul", "Gemm", "Attention")
 
 
 def paths(shape, exported, folder):
@@ -27,11 +28,12 @@ def write(shape, exported, paths):
     logging.getLogger().setLevel(logging.ERROR)
     for fusion, path in paths["f32"].items():
         if fusion != AS_EXPORTED:
-            _fuse(shape, exported, path, with_attention=fusion == FUSED)
-        _quantize(path, paths["int8"][fusion])
+            fuse(shape, exported, path, with_attention=fusion == FUSED)
+        quantize(path, paths["int8"][fusion])
 
 
-def _fuse(shape, source, target, with_attention):
+def fuse(shape, source, target, with_attention=True):
+    """What ONNX Runtime's transformer optimizer makes of the graph."""
     options = FusionOptions("bert")
     options.enable_attention = with_attention
     model = optimize_model(
@@ -45,13 +47,14 @@ def _fuse(shape, source, target, with_attention):
     model.save_model_to_file(str(target))
 
 
-def _quantize(source, target):
+def quantize(source, target, op_types=LINEAR_OPS):
+    """The graph with 8-bit weights in operators of these types."""
     quantize_dynamic(
         source,
         target,
         per_channel=True,
         weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gemm", "Attention"],
+        op_types_to_quantize=list(op_types),
         # For what comes out of fused operators, whose types the quantizer does not know.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )

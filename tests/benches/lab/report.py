@@ -21,8 +21,8 @@ def table(results, plan):
         title if plan.is_whole else f"{title} (a restricted run: short, or of some shapes)",
         "",
     ]
-    lines += [f"- {date}, sanderling {_revision()}, written by `tests/bench cpu`"]
-    lines += [_machine(), f"- {_versions()}"]
+    lines += [f"- {date}, sanderling {revision()}, written by `tests/bench cpu`"]
+    lines += [machine(), f"- {_versions()}"]
     lines += ["- Peers in Rust are built for this very CPU, sanderling for any."]
     lines += [_onnx_runtime(results), *(f"  - {each}" for each in results.ort_settings)]
     lines += [f"- {_differences(results)}", f"- {_disturbance(results)}"]
@@ -33,12 +33,14 @@ def table(results, plan):
     return "\n".join(lines) + "\n"
 
 
-def _revision():
+def revision():
+    """Of the source, `-dirty` behind it if it was changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _machine():
+def machine():
+    """A line about the machine."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
