@@ -150,14 +150,20 @@ fn a_kept_model_and_a_packed_one_answer_like_the_export() {
         engine.forward(&batch).unwrap()
     };
 
-    let open = |uri: &Path| Bundle::open(uri.to_str().unwrap(), &folder.join("cache")).unwrap();
+    let open_with = |uri: &Path, cache_dir: PathBuf| {
+        let access = weights::Access::default();
+        let options = weights::Options { cache_dir, max_cache_bytes: 1 << 30, access };
+        Bundle::open(uri.to_str().unwrap(), &options).unwrap()
+    };
+    let open = |uri: &Path| open_with(uri, folder.join("cache"));
     let bundle = open(&export);
     let first = answer(&bundle);
     assert!(bundle.packed("int8").unwrap().is_some(), "it was kept");
     assert_eq!(answer(&open(&export)), first);
 
     // One that was tampered with is packed again.
-    let kept = fs::read_dir(folder.join("cache")).unwrap().next().unwrap().unwrap().path();
+    let mut files = fs::read_dir(folder.join("cache")).unwrap().map(|file| file.unwrap().path());
+    let kept = files.find(|path| path.is_dir()).unwrap();
     let manifest = fs::read_to_string(kept.join("manifest.json")).unwrap();
     let damaged = manifest.replace(r#""num_heads":12"#, r#""num_heads":13"#);
     assert_ne!(damaged, manifest);
@@ -165,8 +171,9 @@ fn a_kept_model_and_a_packed_one_answer_like_the_export() {
     assert_eq!(answer(&open(&export)), first);
     assert_eq!(fs::read_to_string(kept.join("manifest.json")).unwrap(), manifest);
 
-    let packed = engine_cpu::pack(bundle.graph().unwrap(), Precision::Int8).unwrap();
-    bundle.write(&folder.join("packed"), "int8", packed.unpacked()).unwrap();
+    let graph = bundle.graph().unwrap().unwrap();
+    let packed = engine_cpu::pack(graph.as_ref(), Precision::Int8).unwrap();
+    bundle.write(&folder.join("packed"), "int8", &packed.unpacked()).unwrap();
     let bundle = open(&folder.join("packed"));
     assert_eq!(answer(&bundle), first);
     let exact = Options { precision: Some(Precision::F32), ..options };
@@ -174,7 +181,7 @@ fn a_kept_model_and_a_packed_one_answer_like_the_export() {
     assert!(error.contains("the model is packed for int8"), "{error}");
 
     // A cache that takes nothing costs a warning.
-    let nowhere = Bundle::open(export.to_str().unwrap(), Path::new("/proc/nowhere")).unwrap();
+    let nowhere = open_with(&export, "/proc/nowhere".into());
     assert_eq!(answer(&nowhere), first);
     fs::remove_dir_all(folder).unwrap();
 }

@@ -3,6 +3,7 @@
 use std::{
     error::Error,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     thread,
     time::Instant,
 };
@@ -13,7 +14,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
 };
-use weights::Bundle;
+use weights::{Bundle, WeightsError};
 
 use crate::{
     Config, Model,
@@ -41,8 +42,12 @@ pub(crate) fn start<P: Pipeline>(
     let runtime = tokio::runtime::Handle::current();
     let first = move || {
         let reload = config.model_reload != Reload::Off;
-        let revision = if reload { revision(&config) } else { None };
-        model.set(load_model(&config, load));
+        let mut revision = if reload { revision(&config) } else { None };
+        let outcome = load_model(&config, load);
+        if outcome.as_ref().is_err_and(|failure| failure.may_pass) {
+            revision = None;
+        }
+        model.set(outcome);
         if reload {
             runtime.spawn(follow(config, load, model, revision, hangup));
         }
@@ -145,7 +150,9 @@ pub(crate) fn load_model<P: Pipeline>(config: &Config, load: Load<P>) -> Result<
 /// Whether loading failed on the way, not because of what was found.
 fn may_pass(mut error: &(dyn Error + 'static)) -> bool {
     loop {
-        if let Some(weights::WeightsError::Transfer { .. }) = error.downcast_ref() {
+        // All who wait for weights get the same error.
+        let shared = error.downcast_ref::<Arc<WeightsError>>().map(AsRef::as_ref);
+        if let Some(WeightsError::Transfer { .. }) = shared.or_else(|| error.downcast_ref()) {
             return true;
         }
         let Some(source) = error.source() else { return false };

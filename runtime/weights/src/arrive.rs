@@ -86,7 +86,7 @@ impl Place {
         }
         let address = store.address(&name);
         let download = Arc::new(Download::new(store, name, stat, file.clone(), path));
-        let download = download::runtime()?.spawn(download.run(missing, arrived));
+        let download = Task(download::runtime()?.spawn(download.run(missing, arrived)));
         let covered = Covered::default();
         Ok(Arriving { weights, file, arrivals, covered, download, address })
     }
@@ -99,8 +99,18 @@ pub(crate) struct Arriving {
     file: Arc<File>,
     arrivals: mpsc::Receiver<Range<u64>>,
     covered: Covered,
-    download: tokio::task::JoinHandle<Result<(), WeightsError>>,
+    download: Task,
     address: String,
+}
+
+/// A download that ends when nobody waits for it any more.
+#[derive(Debug)]
+struct Task(tokio::task::JoinHandle<Result<(), WeightsError>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Arriving {
@@ -172,7 +182,7 @@ impl Arriving {
 
     fn failure(&mut self) -> WeightsError {
         let address = self.address.clone();
-        match download::block_on(&mut self.download) {
+        match download::block_on(&mut self.download.0) {
             Ok(Ok(Err(error))) | Err(error) => error,
             Ok(Ok(Ok(()))) => {
                 let source = "not all of it came".into();

@@ -91,8 +91,9 @@ impl Bundle {
             Place::Folder(folder) => Self::in_folder(folder, pinned, cache)?,
             place => {
                 // A version that was fetched before needs no network.
-                if let Some(entry) = pinned.and_then(|sha256| cache.get(sha256))
-                    && let Ok(bundle) = Self::of_entry(entry)
+                if let Some(sha256) = pinned
+                    && let Some(entry) = cache.get(sha256)
+                    && let Ok(bundle) = Self::of_entry(entry, sha256)
                 {
                     return Ok(bundle);
                 }
@@ -139,22 +140,26 @@ impl Bundle {
             let store = store::Folder::new(folder.to_owned());
             let (pointer, _) = download::block_on(repository::pointer(&store))??;
             let version = folder.join(&pointer.sha256);
-            let bundle = Self::of_packed(&version, None, false)?;
-            if bundle.sha256 != pointer.sha256 {
-                let part = version.join(MANIFEST).display().to_string();
-                let (expected, actual) = (pointer.sha256, bundle.sha256);
-                return Err(WeightsError::Damaged { part, expected, actual });
-            }
-            Ok(bundle)
+            Self::of_packed(&version, None, false)?.checked(&version, &pointer.sha256)
         } else {
             Self::of_export(folder, cache, None)
         }
     }
 
-    /// A bundle in the cache: its tensors were checked when they arrived.
-    fn of_entry(entry: Entry) -> Result<Self, WeightsError> {
+    /// A bundle in the cache, if it is the one that was put there: its tensors were checked when
+    /// they arrived.
+    fn of_entry(entry: Entry, sha256: &str) -> Result<Self, WeightsError> {
         let folder = entry.folder.clone();
-        Self::of_packed(&folder, Some(entry), false)
+        Self::of_packed(&folder, Some(entry), false)?.checked(&folder, sha256)
+    }
+
+    /// The bundle of `folder`, if it is version `sha256`.
+    fn checked(self, folder: &Path, sha256: &str) -> Result<Self, WeightsError> {
+        if self.sha256 == sha256 {
+            return Ok(self);
+        }
+        let part = folder.join(MANIFEST).display().to_string();
+        Err(WeightsError::Damaged { part, expected: sha256.to_owned(), actual: self.sha256 })
     }
 
     /// A bundle in a folder.
@@ -229,7 +234,7 @@ impl Bundle {
             return Err(WeightsError::Digest { expected: expected.to_owned(), actual: sha256 });
         }
         if let Some(entry) = cache.get(&sha256) {
-            match Self::of_entry(entry) {
+            match Self::of_entry(entry, &sha256) {
                 Ok(bundle) => return Ok(bundle),
                 Err(error) => {
                     tracing::warn!(%error, "the kept model is damaged; it is fetched again");
@@ -238,7 +243,7 @@ impl Bundle {
             }
         }
         let filling = match cache.fill(&sha256) {
-            Ok(Fill::Made(entry)) => return Self::of_entry(entry),
+            Ok(Fill::Made(entry)) => return Self::of_entry(entry, &sha256),
             Ok(Fill::Make(filling)) => Some(filling),
             Err(error) => {
                 tracing::warn!(%error, "the cache takes nothing; the model stays in memory");
@@ -431,15 +436,16 @@ impl Bundle {
             }),
             Content::Exported { cache, .. } => {
                 let Some(entry) = cache.get(&self.kept(precision)) else { return Ok(None) };
-                Ok(Self::of_entry(entry).ok().and_then(Self::into_packed))
+                Ok(Self::of_kept(entry).ok())
             }
         }
     }
 
-    fn into_packed(self) -> Option<Packed> {
-        match self.content {
-            Content::Packed(packed) => Some(packed),
-            Content::Exported { .. } => None,
+    fn of_kept(entry: Entry) -> Result<Packed, WeightsError> {
+        let folder = entry.folder.clone();
+        match Self::of_packed(&folder, Some(entry), false)?.content {
+            Content::Packed(packed) => Ok(packed),
+            Content::Exported { .. } => unreachable!("a bundle is packed"),
         }
     }
 
@@ -474,8 +480,7 @@ impl Bundle {
                 }
             }
         };
-        let bundle = Self::of_entry(entry)?;
-        bundle.into_packed().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
+        Self::of_kept(entry)
     }
 
     /// Writes `model`, which was made of this export for `precision`, with its tokenizer as a
