@@ -85,9 +85,9 @@ def test_a_damaged_model_is_refused_not_served(model, damage):
 
 
 def test_the_port_is_open_while_the_model_loads(model):
-    graph = (model / "model.onnx").read_bytes()
-    (model / "model.onnx").unlink()
-    os.mkfifo(model / "model.onnx")
+    tokenizer = (model / "tokenizer.json").read_bytes()
+    (model / "tokenizer.json").unlink()
+    os.mkfifo(model / "tokenizer.json")
     with running(MODEL_URI=model, REQUEST_TIMEOUT_MS=2000) as function:
         health = httpx.get(f"{function.url}/health")
         assert (health.status_code, health.json()["status"]) == (503, "loading")
@@ -97,11 +97,11 @@ def test_the_port_is_open_while_the_model_loads(model):
         assert late.json()["error"]["code"] == "loading"
         assert late.headers["retry-after"] == "1"
 
-        def send_graph():
-            with open(model / "model.onnx", "wb") as pipe:
-                pipe.write(graph)
+        def send_tokenizer():
+            with open(model / "tokenizer.json", "wb") as pipe:
+                pipe.write(tokenizer)
 
-        sender = threading.Thread(target=send_graph)
+        sender = threading.Thread(target=send_tokenizer)
         sender.start()
         function.wait_until_healthy()
         sender.join()
