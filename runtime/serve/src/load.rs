@@ -43,11 +43,9 @@ pub(crate) fn start<P: Pipeline>(
     let first = move || {
         let reload = config.model_reload != Reload::Off;
         let mut revision = if reload { revision(&config) } else { None };
-        let outcome = load_model(&config, load);
-        if outcome.as_ref().is_err_and(|failure| failure.may_pass) {
+        if replace(&config, load, &model) == Replaced::NotYet {
             revision = None;
         }
-        model.set(outcome);
         if reload {
             runtime.spawn(follow(config, load, model, revision, hangup));
         }
@@ -93,23 +91,31 @@ fn reload<P: Pipeline>(
     if known.as_ref() == Some(&current) {
         return known;
     }
-    match load_model(config, load) {
-        Ok(pipeline) => model.set(Ok(pipeline)),
-        Err(failure) if matches!(model.state(), State::Ready(_)) => {
-            tracing::warn!("the version before goes on");
-            if failure.may_pass {
-                return known;
-            }
-        }
-        Err(failure) => {
-            let may_pass = failure.may_pass;
-            model.set(Err(failure));
-            if may_pass {
-                return known;
-            }
-        }
+    match replace(config, load, model) {
+        Replaced::Settled => Some(current),
+        Replaced::NotYet => known,
     }
-    Some(current)
+}
+
+/// Whether what was found will be the same another time.
+#[derive(Debug, PartialEq, Eq)]
+enum Replaced {
+    /// It was loaded, or is refused.
+    Settled,
+    /// It could not be fetched.
+    NotYet,
+}
+
+/// Loads what is there, in the place of what `model` has; a failure replaces nothing that answers.
+fn replace<P: Pipeline>(config: &Config, load: Load<P>, model: &Model<P>) -> Replaced {
+    let outcome = load_model(config, load);
+    let may_pass = outcome.as_ref().is_err_and(|failure| failure.may_pass);
+    if outcome.is_err() && matches!(model.state(), State::Ready(_)) {
+        tracing::warn!("the version before goes on");
+    } else {
+        model.set(outcome);
+    }
+    if may_pass { Replaced::NotYet } else { Replaced::Settled }
 }
 
 fn revision(config: &Config) -> Option<String> {

@@ -100,10 +100,8 @@ impl Bundle {
                 Self::fetch(store::open(place, &options.access)?, pinned, cache)?
             }
         };
-        match sha256.filter(|expected| *expected != bundle.sha256) {
-            Some(expected) => Err(WeightsError::Digest { expected, actual: bundle.sha256 }),
-            None => Ok(bundle),
-        }
+        digest::check_pinned(pinned, &bundle.sha256)?;
+        Ok(bundle)
     }
 
     /// What [`Bundle::open`] would open now, as a text that changes when that does: to find out
@@ -230,9 +228,7 @@ impl Bundle {
         let Found::Bundle { prefix, manifest: json, sha256 } = found else {
             return Self::fetch_export(store, cache);
         };
-        if let Some(expected) = pinned.filter(|expected| *expected != sha256) {
-            return Err(WeightsError::Digest { expected: expected.to_owned(), actual: sha256 });
-        }
+        digest::check_pinned(pinned, &sha256)?;
         if let Some(entry) = cache.get(&sha256) {
             match Self::of_entry(entry, &sha256) {
                 Ok(bundle) => return Ok(bundle),
@@ -597,9 +593,7 @@ fn export_sha256(
         metadata.ctime_nsec()
     );
     let key = format!("digest-{}", digest::sha256([identity.as_bytes(), tokenizer, config]));
-    let is_digest =
-        |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if let Some(sha256) = cache.note(&key).filter(is_digest) {
+    if let Some(sha256) = cache.note(&key).filter(|text| digest::is_sha256(text)) {
         return Ok(sha256);
     }
     let graph = Weights::open(onnx).map_err(failed)?;

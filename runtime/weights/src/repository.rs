@@ -96,9 +96,8 @@ pub(crate) async fn pointer(store: &dyn Store) -> Result<(Pointer, Option<String
     let refuse = |reason: String| WeightsError::Config { address: store.address(LATEST), reason };
     let pointer: Pointer =
         serde_json::from_slice(&json).map_err(|error| refuse(error.to_string()))?;
-    let is_digest =
-        |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !std::iter::once(&pointer.sha256).chain(&pointer.previous).all(is_digest) {
+    let mut versions = std::iter::once(&pointer.sha256).chain(&pointer.previous);
+    if !versions.all(|version| digest::is_sha256(version)) {
         return Err(refuse("versions are 64 hexadecimal digits".to_owned()));
     }
     Ok((pointer, stat.tag))

@@ -58,12 +58,7 @@ impl Source {
 
     /// Whether `sha256` is the version that the address pins, if it pins one.
     pub(crate) fn check_pinned(&self, sha256: &str) -> Result<(), WeightsError> {
-        match &self.pinned {
-            Some(expected) if expected != sha256 => {
-                Err(WeightsError::Digest { expected: expected.clone(), actual: sha256.to_owned() })
-            }
-            _ => Ok(()),
-        }
+        digest::check_pinned(self.pinned.as_deref(), sha256)
     }
 }
 

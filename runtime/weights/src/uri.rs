@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use reqwest::Url;
 
-use crate::WeightsError;
+use crate::{WeightsError, digest};
 
 /// A parsed `MODEL_URI`: a place, and the digest its model must have if the address pins one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(crate) fn parse(uri: &str) -> Result<ModelUri, WeightsError> {
     let (location, sha256) = match uri.split_once("#sha256=") {
         None => (uri, None),
         Some((location, digest)) => {
-            if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            if !digest::is_sha256(digest) {
                 return Err(refuse("sha256 must be 64 hexadecimal digits"));
             }
             (location, Some(digest.to_ascii_lowercase()))
