@@ -12,19 +12,14 @@ mod layout;
 mod model;
 #[path = "../../runtime/engine-cpu/src/pack.rs"]
 mod pack;
+#[path = "../../runtime/engine-cpu/src/pool.rs"]
+mod pool;
 #[path = "../../runtime/engine-cpu/src/simd/mod.rs"]
 mod simd;
 #[path = "../../runtime/engine-cpu/src/stack.rs"]
 mod stack;
 #[path = "../../runtime/engine-cpu/src/threads.rs"]
 mod threads;
-
-/// That of `engine_cpu`, whose module needs tract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pooling {
-    Mean,
-    First,
-}
 
 /// Kernels that a CPU lacks are not tested on it: it must have those it was chosen for.
 #[test]

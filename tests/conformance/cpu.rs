@@ -9,7 +9,7 @@ use std::{
 };
 
 use engine::{Batch, Engine, Precision};
-use engine_cpu::{CpuEngine, Options, Pooling};
+use engine_cpu::{CpuEngine, Options};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer, TruncationParams};
@@ -33,7 +33,7 @@ struct Case {
 
 const MAX_POSITIONS: usize = 512;
 
-const TWO_THREADS: Options = Options { num_threads: 2, precision: None, pooling: Pooling::Mean };
+const TWO_THREADS: Options = Options { num_threads: 2, precision: None, pooling: None };
 
 fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)

@@ -22,6 +22,7 @@ mod layout;
 mod load;
 mod model;
 mod pack;
+mod pool;
 mod recognize;
 mod simd;
 mod stack;
@@ -33,11 +34,12 @@ use std::{
     thread,
 };
 
-use engine::{Batch, Engine, EngineError, Output};
+use engine::{Batch, Engine, EngineError, Output, Pooling};
 
-pub use crate::load::{Options, PackedModel, Pooling, pack};
+pub use crate::load::{Options, PackedModel, pack};
 use crate::{
     graph::{Graph, Sequence},
+    pool::pool,
     stack::EncoderStack,
 };
 
@@ -118,14 +120,3 @@ fn run_graph(
 
 /// Some rows of an output, each with its place in the batch.
 type Rows = Vec<(usize, Vec<f32>)>;
-
-/// One row of an output `[1, width]`, or of hidden states `[1, seq_len, hidden_size]`.
-fn pool(values: Vec<f32>, shape: &[usize], pooling: Pooling) -> Vec<f32> {
-    let &[1, seq_len, width] = shape else { return values };
-    match pooling {
-        Pooling::First => values[..width].to_vec(),
-        Pooling::Mean => (0..width)
-            .map(|column| values[column..].iter().step_by(width).sum::<f32>() / seq_len as f32)
-            .collect(),
-    }
-}

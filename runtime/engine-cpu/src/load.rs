@@ -1,8 +1,8 @@
 //! From a bundle, or the bytes of a graph, to an engine that is ready to run.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, fmt, str::FromStr, sync::Arc};
 
-use engine::{EngineError, Precision};
+use engine::{EngineError, Pooling, Precision};
 use prost::Message;
 use weights::{Bundle, Packed, Unpacked, Weights, WeightsError};
 
@@ -25,24 +25,15 @@ pub struct Options {
     pub num_threads: usize,
     /// What linear layers are computed in. `None`: what the bundle says, else `f32`.
     pub precision: Option<Precision>,
-    /// What becomes of hidden states where a model has no head.
-    pub pooling: Pooling,
+    /// What becomes of hidden states where a model has no head. `None`: what the bundle says, else
+    /// [`Pooling::Mean`].
+    pub pooling: Option<Pooling>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { num_threads: 1, precision: None, pooling: Pooling::default() }
+        Self { num_threads: 1, precision: None, pooling: None }
     }
-}
-
-/// How hidden states become one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Pooling {
-    /// Their mean.
-    #[default]
-    Mean,
-    /// The first token's.
-    First,
 }
 
 /// A model as the kernels read it.
@@ -121,6 +112,19 @@ fn unreadable(error: serde_json::Error) -> EngineError {
     EngineError::Unsupported { reason: error.to_string() }
 }
 
+/// What the bundle says the model wants.
+fn of_bundle<T: FromStr<Err: fmt::Display>>(
+    name: &str,
+    word: Option<&str>,
+) -> Result<Option<T>, EngineError> {
+    let parse = |word: &str| {
+        word.parse().map_err(|unknown| EngineError::Unsupported {
+            reason: format!("the model's {name} is \"{word}\": {unknown}"),
+        })
+    };
+    word.map(parse).transpose()
+}
+
 /// The graph of an export.
 fn graph(bundle: &Bundle) -> Result<Option<Weights>, EngineError> {
     bundle.graph().map_err(|source| EngineError::Backend { engine: "cpu", source: source.into() })
@@ -136,13 +140,15 @@ impl CpuEngine {
     /// precision than `options` want; [`EngineError::Backend`] if tract or the system fails.
     pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, EngineError> {
         let _stage = telemetry::stage("engine");
-        let precision = match (options.precision, bundle.precision()) {
-            (Some(precision), _) => precision,
-            (None, Some(word)) => word.parse().map_err(|unknown| EngineError::Unsupported {
-                reason: format!("the model's precision is \"{word}\": {unknown}"),
-            })?,
-            (None, None) => Precision::F32,
+        let precision = match options.precision {
+            Some(precision) => precision,
+            None => of_bundle("precision", bundle.precision())?.unwrap_or(Precision::F32),
         };
+        let pooling = match options.pooling {
+            Some(pooling) => Some(pooling),
+            None => of_bundle("pooling", bundle.sentence().pooling.as_deref())?,
+        };
+        let options = &Options { pooling, ..*options };
         let unsupported =
             |error: WeightsError| EngineError::Unsupported { reason: error.to_string() };
         if let Some(packed) = bundle.packed(precision.as_str()).map_err(unsupported)? {
@@ -216,7 +222,8 @@ impl CpuEngine {
         options: &Options,
     ) -> Result<Self, EngineError> {
         let kernels = Kernels::detect();
-        let model = Model::new(description, weights, kernels, options.pooling)?;
+        let pooling = options.pooling.unwrap_or_default();
+        let model = Model::new(description, weights, kernels, pooling)?;
         let stack = EncoderStack::new(model, options.num_threads.max(1))?;
         tracing::info!(
             kernels = kernels.name(),
@@ -227,7 +234,7 @@ impl CpuEngine {
             None => Path::Fused(stack),
             Some(onnx) => Path::FusedWithHead(stack, Graph::load(&graph::parse(onnx)?)?),
         };
-        Ok(Self { path, num_threads: options.num_threads.max(1), pooling: options.pooling })
+        Ok(Self { path, num_threads: options.num_threads.max(1), pooling })
     }
 
     fn of_graph(onnx: &[u8], reason: &str, options: &Options) -> Result<Self, EngineError> {
@@ -236,7 +243,7 @@ impl CpuEngine {
         Ok(Self {
             path: Path::Graph(graph),
             num_threads: options.num_threads.max(1),
-            pooling: options.pooling,
+            pooling: options.pooling.unwrap_or_default(),
         })
     }
 }

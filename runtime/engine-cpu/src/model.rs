@@ -2,10 +2,9 @@
 
 use std::{error::Error, ops::Range, sync::Arc};
 
-use engine::EngineError;
+use engine::{EngineError, Pooling};
 
 use crate::{
-    Pooling,
     encoder::Activation,
     layout::{Description, ElementType, Head, LAYOUT, Tensor, padded},
     simd::{Dtype, Kernels, LinearWeights, NormWeights, PANEL, SEGMENT, TableWeights},

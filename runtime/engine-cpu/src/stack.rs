@@ -236,10 +236,17 @@ fn check(model: &Model, batch: &Batch) -> Result<(), EngineError> {
 
 #[cfg(test)]
 mod tests {
-    use engine::Precision;
+    use engine::{Pooling, Precision};
 
     use super::*;
-    use crate::{Pooling, encoder::Encoder, pack::pack, simd::Kernels};
+    use crate::{
+        encoder::{self, Encoder},
+        layout::{self, Description},
+        model::Bytes,
+        pack::pack,
+        pool::pool,
+        simd::Kernels,
+    };
 
     fn stack(encoder: &Encoder, precision: Precision, num_threads: usize) -> EncoderStack {
         stack_on(Kernels::detect(), encoder, precision, num_threads)
@@ -334,6 +341,34 @@ mod tests {
         for precision in Precision::ALL {
             let logits = stack(&encoder, precision, 1).forward(&batch(&[&[1, 2, 3]])).unwrap();
             assert!(logits.iter().all(|logit| logit.is_finite()), "{precision}: {logits:?}");
+        }
+    }
+
+    #[test]
+    fn hidden_states_are_pooled_as_asked() {
+        let mut encoder = Encoder::made_up();
+        encoder.head = encoder::Head::HiddenStates;
+        let (mut description, weights) = pack(&encoder, Precision::F32);
+        let width = description.hidden_size;
+        let weights: Bytes = Arc::new(weights);
+        let stack = |description: &Description, pooling| {
+            let (description, weights) = (description.clone(), weights.clone());
+            let model = Model::new(description, weights, Kernels::detect(), pooling).unwrap();
+            EncoderStack::new(model, 1).unwrap()
+        };
+        let batch = batch(&[&[3], &[1, 2, 3, 4, 5], &[9, 8]]);
+        let pooled =
+            Pooling::ALL.map(|pooling| stack(&description, pooling).forward(&batch).unwrap());
+        description.readout = layout::Head::Graph;
+        let hidden_states = stack(&description, Pooling::Mean).forward(&batch).unwrap();
+        for (rows, pooling) in pooled.iter().zip(Pooling::ALL) {
+            for index in 0..batch.batch_size() {
+                let [start, end] = [0, 1].map(|next| batch.cu_seqlens()[index + next] as usize);
+                let tokens = hidden_states[start * width..end * width].to_vec();
+                let expected = pool(tokens, &[1, end - start, width], pooling);
+                let row = &rows[index * width..(index + 1) * width];
+                assert_eq!(row, expected, "{pooling} of sequence {index}");
+            }
         }
     }
 

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use engine::{Batch, EngineError, Precision};
+use engine::{Batch, EngineError, Pooling, Precision};
 use tract_onnx::pb::ModelProto;
 
 use crate::{
     encoder::{Encoder, Head, Positions},
     graph::{Graph, Sequence},
-    load::Pooling,
     model::Model,
-    pack, pool,
+    pack,
+    pool::pool,
     simd::Kernels,
     stack::EncoderStack,
 };
@@ -30,7 +30,7 @@ const TOLERANCE: f32 = 1e-3;
 /// [`EngineError::Unsupported`] if they disagree.
 pub(crate) fn verify(encoder: &Encoder, proto: &ModelProto) -> Result<(), EngineError> {
     let (description, weights) = pack::pack(encoder, Precision::F32);
-    let model = Model::new(description, Arc::new(weights), Kernels::detect(), Pooling::First)?;
+    let model = Model::new(description, Arc::new(weights), Kernels::detect(), Pooling::Cls)?;
     let mut stack = EncoderStack::new(model, 1)?;
     for sequence in SEQ_LENS.map(|seq_len| sequence(encoder, seq_len)).iter().flatten() {
         let (input_ids, token_type_ids) = sequence;
@@ -38,7 +38,7 @@ pub(crate) fn verify(encoder: &Encoder, proto: &ModelProto) -> Result<(), Engine
         let run = |proto, hidden_states| {
             let sequence = Sequence { input_ids, token_type_ids, hidden_states };
             let (values, shape) = Graph::load_for(proto, seq_len)?.run(sequence)?;
-            Ok::<_, EngineError>(pool(values, &shape, Pooling::First))
+            Ok::<_, EngineError>(pool(values, &shape, Pooling::Cls))
         };
         let expected = match run(proto, &[]) {
             Ok(expected) => expected,

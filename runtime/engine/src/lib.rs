@@ -16,11 +16,13 @@
 mod batch;
 mod error;
 mod output;
+mod pooling;
 mod precision;
 
 pub use batch::Batch;
 pub use error::EngineError;
 pub use output::Output;
+pub use pooling::{Pooling, UnknownPooling};
 pub use precision::{Precision, UnknownPrecision};
 
 /// A loaded model that turns packed sequences of token ids into one row of numbers each.

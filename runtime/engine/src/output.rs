@@ -4,7 +4,8 @@ use crate::EngineError;
 ///
 /// # Shapes
 ///
-/// - `values`: `[batch_size, width]`: logits of a classifier (`width` = `num_labels`)
+/// - `values`: `[batch_size, width]`: logits of a classifier (`width` = `num_labels`), or pooled
+///   hidden states (`width` = `hidden_size`)
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     values: Vec<f32>,
@@ -35,6 +36,12 @@ impl Output {
     #[must_use]
     pub fn batch_size(&self) -> usize {
         self.batch_size
+    }
+
+    /// Numbers in a row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// The row of sequence `index`, `[width]`.

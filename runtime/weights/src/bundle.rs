@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Access, WeightsError, arrive,
+    Access, Sentence, WeightsError, arrive,
     cache::{Cache, Entry, Fill},
     config::ModelConfig,
     digest, download,
@@ -17,6 +17,7 @@ use crate::{
     },
     map::Weights,
     repository::{self, Found},
+    sentence::SENTENCE_FILES,
     store::{self, Stat, Store},
     uri::{self, ModelUri, Place},
 };
@@ -53,6 +54,7 @@ pub struct Bundle {
     labels: Vec<String>,
     max_position_embeddings: usize,
     precision: Option<String>,
+    sentence: Sentence,
     tokenizer: Vec<u8>,
     content: Content,
 }
@@ -73,8 +75,8 @@ impl Bundle {
     /// Opens the model at `model_uri`: a path, `file:///path`, `http(s)://host/path`,
     /// `s3://bucket/prefix` or `hf://organization/name@revision`, and there a bundle, an export, or
     /// the pointer `latest` to a version. With `#sha256=…` behind it, only if that is the digest of
-    /// the bundle's `manifest.json`, or of an export's `model.onnx`, `tokenizer.json` and
-    /// `config.json`, one after the other.
+    /// the bundle's `manifest.json`, or of an export's `model.onnx`, `tokenizer.json`, `config.json`
+    /// and the files of sentence-transformers, if it has any, one after the other.
     ///
     /// Weights of a bundle may still be [arriving](Weights::wait) when this returns. Not for async
     /// code: it waits.
@@ -206,6 +208,7 @@ impl Bundle {
             labels: manifest.labels,
             max_position_embeddings: manifest.max_position_embeddings,
             precision: Some(manifest.precision),
+            sentence: manifest.sentence,
             tokenizer,
             content: Content::Packed(Packed {
                 description: manifest.encoder.get().to_owned(),
@@ -316,10 +319,9 @@ impl Bundle {
             Fill::Make(filling) => filling,
         };
         for (name, stat) in &export.files {
-            // What the hub keeps in a folder lies beside the others here.
-            let local = name.rsplit('/').next().unwrap_or(name);
-            let path = filling.partial.join(local);
+            let path = filling.partial.join(Export::local(name));
             let failed = |source| WeightsError::Write { path: path.clone(), source };
+            path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
             let file = fs::File::create(&path).map_err(failed)?;
             file.set_len(stat.len).map_err(failed)?;
             let (arrived, _) = std::sync::mpsc::channel();
@@ -347,9 +349,19 @@ impl Bundle {
         let tokenizer = read(&folder.join(TOKENIZER))?;
         let refuse = |reason| WeightsError::Config { address: path.display().to_string(), reason };
         let config = ModelConfig::parse(&config_json).map_err(refuse)?;
+        let mut sentence_files = [None, None, None];
+        for (content, name) in sentence_files.iter_mut().zip(SENTENCE_FILES) {
+            *content = read_if_there(&folder.join(name))?;
+        }
+        let sentence = Sentence::parse(&sentence_files).map_err(|(name, reason)| {
+            WeightsError::Config { address: folder.join(name).display().to_string(), reason }
+        })?;
+        let small = [&tokenizer, &config_json].into_iter().chain(sentence_files.iter().flatten());
+        let small: Vec<&[u8]> = small.map(Vec::as_slice).collect();
         Ok(Self {
             labels: config.labels().map_err(refuse)?,
-            sha256: export_sha256(&onnx, &tokenizer, &config_json, &cache)?,
+            sha256: export_sha256(&onnx, &small, &cache)?,
+            sentence,
             name: config.name.unwrap_or_else(|| folder_name(folder)),
             max_position_embeddings: config.max_position_embeddings,
             precision: config.precision,
@@ -399,6 +411,12 @@ impl Bundle {
     #[must_use]
     pub fn precision(&self) -> Option<&str> {
         self.precision.as_deref()
+    }
+
+    /// How the model makes embeddings.
+    #[must_use]
+    pub fn sentence(&self) -> &Sentence {
+        &self.sentence
     }
 
     /// The bytes of `model.onnx`, mapped, unless the model is packed.
@@ -516,6 +534,7 @@ impl Bundle {
             precision,
             labels: &self.labels,
             max_position_embeddings: self.max_position_embeddings,
+            sentence: &self.sentence,
         }
     }
 
@@ -527,8 +546,8 @@ impl Bundle {
 /// The files of an export, as a store has them.
 #[derive(Debug)]
 pub(crate) struct Export {
-    /// The graph, the tokenizer, the configuration.
-    pub(crate) files: [(&'static str, Stat); 3],
+    /// The graph, the tokenizer, the configuration, and those of [`SENTENCE_FILES`] that are there.
+    pub(crate) files: Vec<(&'static str, Stat)>,
 }
 
 impl Export {
@@ -540,14 +559,25 @@ impl Export {
                 outcome => Ok((ONNX[0], outcome?)),
             }
         };
-        let (onnx, tokenizer, config) = tokio::try_join!(onnx, stat(TOKENIZER), stat(CONFIG))
-            .map_err(|error| match error {
-                WeightsError::Missing { address } => WeightsError::Missing {
-                    address: format!("{address}, nor {MANIFEST} or {}", repository::LATEST),
-                },
-                error => error,
+        let optional = async |index: usize| match stat(SENTENCE_FILES[index]).await {
+            Ok(stat) => Ok(Some((SENTENCE_FILES[index], stat))),
+            // Without permission to list, S3 denies what is not there.
+            Err(WeightsError::Missing { .. } | WeightsError::Denied { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let sentence = async { tokio::try_join!(optional(0), optional(1), optional(2)) };
+        let (onnx, tokenizer, config, sentence) =
+            tokio::try_join!(onnx, stat(TOKENIZER), stat(CONFIG), sentence).map_err(|error| {
+                match error {
+                    WeightsError::Missing { address } => WeightsError::Missing {
+                        address: format!("{address}, nor {MANIFEST} or {}", repository::LATEST),
+                    },
+                    error => error,
+                }
             })?;
-        let files = [onnx, (TOKENIZER, tokenizer), (CONFIG, config)];
+        let required = [onnx, (TOKENIZER, tokenizer), (CONFIG, config)];
+        let files: Vec<_> =
+            required.into_iter().chain(<[_; 3]>::from(sentence).into_iter().flatten()).collect();
         for (name, stat) in &files {
             let limit = if name.ends_with(".onnx") { MAX_ONNX_BYTES } else { MAX_FILE_BYTES };
             if stat.len > limit {
@@ -556,6 +586,12 @@ impl Export {
             }
         }
         Ok(Self { files })
+    }
+
+    /// Where the file `name` of a store lies in a folder of ours: graphs, which the hub keeps in a
+    /// folder, beside the others.
+    pub(crate) fn local(name: &str) -> &str {
+        if ONNX.contains(&name) { ONNX[0] } else { name }
     }
 
     /// Where it is kept: another key when one of the files changes. A store without tags cannot
@@ -570,14 +606,9 @@ impl Export {
     }
 }
 
-/// The digest of an export. It is remembered: reading a large graph takes longer than all the rest
+/// The digest of an export, whose files but the graph are `small`. It is remembered: reading a large graph takes longer than all the rest
 /// of a start.
-fn export_sha256(
-    onnx: &Path,
-    tokenizer: &[u8],
-    config: &[u8],
-    cache: &Cache,
-) -> Result<String, WeightsError> {
+fn export_sha256(onnx: &Path, small: &[&[u8]], cache: &Cache) -> Result<String, WeightsError> {
     let failed = |source| WeightsError::Read { path: onnx.to_owned(), source };
     let metadata = fs::metadata(onnx).map_err(failed)?;
     // Whoever changes the file changes one of these, too.
@@ -592,12 +623,12 @@ fn export_sha256(
         metadata.ctime(),
         metadata.ctime_nsec()
     );
-    let key = format!("digest-{}", digest::sha256([identity.as_bytes(), tokenizer, config]));
+    let key = format!("digest-{}", digest::sha256([&[identity.as_bytes()], small].concat()));
     if let Some(sha256) = cache.note(&key).filter(|text| digest::is_sha256(text)) {
         return Ok(sha256);
     }
     let graph = Weights::open(onnx).map_err(failed)?;
-    let sha256 = digest::sha256([graph.as_ref(), tokenizer, config]);
+    let sha256 = digest::sha256([&[graph.as_ref()], small].concat());
     if let Err(error) = cache.write_note(&key, &sha256) {
         tracing::debug!(%error, "the digest is not remembered");
     }
@@ -617,6 +648,14 @@ fn of_graph(onnx: &Path) -> Option<&Path> {
 
 fn read(path: &Path) -> Result<Vec<u8>, WeightsError> {
     fs::read(path).map_err(|source| WeightsError::Read { path: path.to_owned(), source })
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, WeightsError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(WeightsError::Read { path: path.to_owned(), source }),
+    }
 }
 
 fn folder_name(folder: &Path) -> String {

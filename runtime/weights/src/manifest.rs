@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{WeightsError, digest, map::Weights};
+use crate::{Sentence, WeightsError, digest, map::Weights};
 
 /// Name of the file that says what is in a bundle.
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -73,6 +73,8 @@ pub(crate) struct Manifest {
     pub(crate) precision: String,
     pub(crate) labels: Vec<String>,
     pub(crate) max_position_embeddings: usize,
+    #[serde(default, skip_serializing_if = "Sentence::is_empty")]
+    pub(crate) sentence: Sentence,
     /// Size of `weights.bin`, in bytes.
     pub(crate) weights_bytes: u64,
     /// Digests of the files beside it.
@@ -130,6 +132,7 @@ impl Manifest {
             precision: about.precision.to_owned(),
             labels: about.labels.to_vec(),
             max_position_embeddings: about.max_position_embeddings,
+            sentence: about.sentence.clone(),
             weights_bytes: model.weights.len() as u64,
             files,
             encoder: RawValue::from_string(model.description.to_owned())?,
@@ -145,6 +148,7 @@ pub(crate) struct About<'a> {
     pub(crate) precision: &'a str,
     pub(crate) labels: &'a [String],
     pub(crate) max_position_embeddings: usize,
+    pub(crate) sentence: &'a Sentence,
 }
 
 /// Writes the files of a bundle into `folder`, which is there.

@@ -175,8 +175,7 @@ impl Export {
     ) -> Result<String, WeightsError> {
         let mut parts = Vec::new();
         for (name, stat) in &self.files {
-            // What the hub keeps in a folder lies beside the others here.
-            let local = name.rsplit('/').next().unwrap_or(name);
+            let local = Self::local(name);
             let failed = |source| WeightsError::Write { path: local.into(), source };
             let place = place(local, stat.len).map_err(failed)?;
             let mut part = place.begin(store.clone(), (*name).to_owned(), stat.clone(), &[])?;

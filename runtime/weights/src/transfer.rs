@@ -151,7 +151,11 @@ pub fn pull(
         Err(export) => {
             let partial = Partial::begin(&path, "").map_err(failed)?;
             let meter = Meter::new("fetching", export.len(), on_progress);
-            let place = |name: &str, bytes| arrive::Place::at(path.join(name), bytes);
+            let place = |name: &str, bytes| {
+                let path = path.join(name);
+                path.parent().map_or(Ok(()), fs::create_dir_all)?;
+                arrive::Place::at(path, bytes)
+            };
             let sha256 = export.read(&source.store, place, &meter)?;
             source.check_pinned(&sha256)?;
             (partial, sha256)

@@ -1,6 +1,6 @@
 //! The operators of an encoder in their order, each a stage that threads share.
 
-use engine::EngineError;
+use engine::{EngineError, Pooling};
 
 use super::{
     attention::{self, Head, Scratch},
@@ -9,7 +9,7 @@ use super::{
     norm::{NormWeights, add_norm, add_table_row},
     pass::Pass,
 };
-use crate::{Pooling, model::Readout};
+use crate::{model::Readout, pool::larger};
 
 /// Chunks that each thread should find in a stage of linear algebra, so that one that is late
 /// leaves little undone.
@@ -275,20 +275,30 @@ unsafe fn add_and_pack<I: Isa>(
 unsafe fn pool(pass: &Pass, pooling: Pooling, sequence: usize) {
     let (start, seq_len) = pass.tokens.sequence(sequence);
     let row_stride = pass.model.sizes().row_stride;
-    let num_rows = match pooling {
-        Pooling::Mean => seq_len,
-        Pooling::First => 1,
+    let end = start + seq_len;
+    let (first, rest) = match pooling {
+        Pooling::Mean | Pooling::Max => (start, start + 1..end),
+        Pooling::Cls => (start, end..end),
+        Pooling::Last => (end - 1, end..end),
     };
     // SAFETY: the hidden states have these rows, and nobody writes them any more; the pooled row
     // is this chunk's.
     unsafe {
         let target = std::slice::from_raw_parts_mut(pass.pooled().at(0, sequence), row_stride);
-        target.fill(0.0);
-        for token in start..start + num_rows {
-            let row = std::slice::from_raw_parts(pass.hidden_states().at(0, token), row_stride);
-            target.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        let row = |token| {
+            std::slice::from_raw_parts(pass.hidden_states().at(0, token).cast_const(), row_stride)
+        };
+        target.copy_from_slice(row(first));
+        for token in rest {
+            let values = target.iter_mut().zip(row(token));
+            match pooling {
+                Pooling::Max => values.for_each(|(most, value)| *most = larger(*most, *value)),
+                _ => values.for_each(|(sum, value)| *sum += value),
+            }
         }
-        target.iter_mut().for_each(|sum| *sum /= num_rows as f32);
+        if pooling == Pooling::Mean {
+            target.iter_mut().for_each(|sum| *sum /= seq_len as f32);
+        }
     }
 }
 
