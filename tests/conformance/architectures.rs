@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use engine::{Batch, Engine, Precision};
+use engine::{Batch, Engine, Pooling, Precision};
 use engine_cpu::{CpuEngine, Options};
 use serde::Deserialize;
 
