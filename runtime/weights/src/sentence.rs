@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const SENTENCE_FILES: [&str; 3] =
     ["1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"];
 
-/// How a model makes embeddings of texts, as its makers say in [`SENTENCE_FILES`]. Any of it may be
-/// left open.
+/// How a model makes embeddings of texts, as its makers say in the files of sentence-transformers.
+/// Any of it may be left open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sentence {
     /// How hidden states become one row.
