@@ -76,11 +76,11 @@ def environment(**settings) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(**settings):
-    """The `predict` function on a free port, killed at the end if it still runs."""
+    """The `predict` function, on a free port unless PORT is set; killed at the end if it runs."""
     process = subprocess.Popen(
         [PREDICT],
         cwd=ROOT,
-        env=environment(PORT=0, **settings),
+        env=environment(**{"PORT": 0, **settings}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
