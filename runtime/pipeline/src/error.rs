@@ -13,11 +13,11 @@ pub enum PipelineError {
         max_queue_requests: usize,
     },
     /// The text is over the limit and truncation is off; send less.
-    #[error("text has {num_tokens} tokens, limit is {max_input_tokens}")]
+    #[error("has more than {max_input_tokens} tokens")]
     TooManyTokens {
-        /// Tokens in the text, special tokens included.
-        num_tokens: usize,
-        /// Tokens that are allowed.
+        /// Which of the texts.
+        index: usize,
+        /// Tokens that are allowed, special tokens included.
         max_input_tokens: usize,
     },
     /// The limit on tokens leaves no room for a text; raise it.
@@ -35,6 +35,22 @@ pub enum PipelineError {
         top_k: usize,
         /// Labels of the model.
         num_labels: usize,
+    },
+    /// More dimensions were asked for than there are; ask for fewer.
+    #[error("dimensions is {dimensions}, the model has {hidden_size}")]
+    Dimensions {
+        /// Dimensions asked for.
+        dimensions: usize,
+        /// Dimensions of the model.
+        hidden_size: usize,
+    },
+    /// The model has no such prompt; ask for another.
+    #[error("there is no prompt \"{name}\"; known are {known:?}")]
+    Prompt {
+        /// Name asked for.
+        name: String,
+        /// Names of the model's prompts.
+        known: Vec<String>,
     },
     /// The model's files do not fit together; replace them.
     #[error("model {model}: {reason}")]
@@ -54,7 +70,7 @@ pub enum PipelineError {
     #[error("engine failed")]
     Engine(#[source] Arc<EngineError>),
     /// The model gave a number that is not finite.
-    #[error("model {model} gave a logit that is not finite")]
+    #[error("model {model} gave a number that is not finite")]
     NotFinite {
         /// Name of the model.
         model: String,
@@ -62,4 +78,16 @@ pub enum PipelineError {
     /// The engine's thread is gone; another instance may answer.
     #[error("the engine has stopped")]
     Stopped,
+}
+
+impl PipelineError {
+    /// The same, of text `index`.
+    pub(crate) fn at(self, index: usize) -> Self {
+        match self {
+            Self::TooManyTokens { max_input_tokens, .. } => {
+                Self::TooManyTokens { index, max_input_tokens }
+            }
+            other => other,
+        }
+    }
 }

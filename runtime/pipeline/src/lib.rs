@@ -1,9 +1,8 @@
-//! From text to labels, over any engine: tokenize, batch, forward, score.
+//! From texts to labels, embeddings or a ranking, over any engine: tokenize, batch, forward, score.
 //!
 //! ```text
-//! text ──> Tokenizer ──> Encoding ──> Batcher ──> logits ──> scores, best first
-//!                                        │
-//!                                        └─> its own thread ──> Engine::forward
+//! text ──> Queue ──> Tokenizer ──> Queue ──> Batch ──> Engine::forward ──> row ──> answer
+//!                   (a thread a core)       (one thread)
 //! ```
 //!
 //! # Invariants
@@ -11,19 +10,25 @@
 //! - Knows neither which engine it drives nor that HTTP exists.
 //! - The queue is bounded; whoever is not admitted is told at once.
 //! - A caller that goes away before its forward pass costs none.
+//! - A text that makes the tokenizer or the engine fail fails alone.
 #![forbid(unsafe_code)]
 
-mod batch;
 mod classify;
+mod embed;
 mod error;
 mod labels;
+mod queue;
+mod rerank;
+mod runner;
 mod tokenize;
 mod wordpiece;
 
-pub use batch::BatchLimits;
 pub use classify::{Classification, Classifier};
+pub use embed::{EmbedOptions, Embedder, Embeddings};
 pub use error::PipelineError;
 pub use labels::LabelScore;
+pub use queue::BatchLimits;
+pub use rerank::{Ranking, Reranker, TextScore};
 pub use tokenize::{TokenLimits, Truncation};
 
 /// Name and version of a model that answers.

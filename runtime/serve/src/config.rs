@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use engine::Precision;
+use engine::{Pooling, Precision};
 use pipeline::{BatchLimits, TokenLimits, Truncation};
 use telemetry::LogFormat;
 
@@ -28,10 +28,14 @@ pub struct Config {
     pub precision: Option<Precision>,
     /// `NUM_THREADS`: threads of the engine. Default: the CPU quota, else the cores.
     pub num_threads: usize,
-    /// `MAX_BATCH_TOKENS`, `MAX_BATCH_REQUESTS`, `MAX_QUEUE_REQUESTS`.
+    /// `POOLING`: how hidden states become an embedding. Default: what the model says, else `mean`.
+    pub pooling: Option<Pooling>,
+    /// `MAX_BATCH_TOKENS`, `MAX_BATCH_REQUESTS`, `MAX_QUEUE_WAIT_MS`, `MAX_QUEUE_REQUESTS`.
     pub batch_limits: BatchLimits,
     /// `MAX_INPUT_TOKENS`, `TRUNCATION`.
     pub token_limits: TokenLimits,
+    /// `MAX_CLIENT_BATCH_SIZE`: most texts in one request.
+    pub max_client_batch_size: usize,
     /// `MAX_INPUT_CHARS`: longest text, in Unicode characters.
     pub max_input_chars: usize,
     /// `MAX_BODY_BYTES`: longest body of a request.
@@ -107,18 +111,33 @@ const PRECISION: Setting = setting(
     "",
     "f32, bf16 or int8 linear layers (default: what the model says, else f32)",
 );
+const POOLING: Setting = setting(
+    "POOLING",
+    "",
+    "mean, cls, last or max hidden state as embedding (default: what the model says, else mean)",
+);
 const NUM_THREADS: Setting =
     setting("NUM_THREADS", "", "threads of the engine (default: the CPU quota, else the cores)");
 const MAX_BATCH_TOKENS: Setting =
     setting("MAX_BATCH_TOKENS", "16384", "tokens in one forward pass");
 const MAX_BATCH_REQUESTS: Setting =
-    setting("MAX_BATCH_REQUESTS", "64", "requests in one forward pass");
+    setting("MAX_BATCH_REQUESTS", "64", "texts in one forward pass");
+const MAX_QUEUE_WAIT_MS: Setting = setting(
+    "MAX_QUEUE_WAIT_MS",
+    "2",
+    "longest a text waits for others that are being tokenized, in milliseconds",
+);
 const MAX_QUEUE_REQUESTS: Setting =
-    setting("MAX_QUEUE_REQUESTS", "512", "requests that may wait; more get 429");
+    setting("MAX_QUEUE_REQUESTS", "512", "texts that may wait; more get 429");
 const REQUEST_TIMEOUT_MS: Setting =
     setting("REQUEST_TIMEOUT_MS", "30000", "longest a request may take, in milliseconds");
 const MAX_BODY_BYTES: Setting =
     setting("MAX_BODY_BYTES", "2000000", "longest body of a request, in bytes");
+const MAX_CLIENT_BATCH_SIZE: Setting = setting(
+    "MAX_CLIENT_BATCH_SIZE",
+    "",
+    "texts in one request, at most MAX_QUEUE_REQUESTS (default: 32)",
+);
 const MAX_INPUT_CHARS: Setting =
     setting("MAX_INPUT_CHARS", "5000", "longest text, in Unicode characters");
 const MAX_INPUT_TOKENS: Setting =
@@ -129,7 +148,7 @@ const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged")
 const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
-const SETTINGS: [Setting; 20] = [
+const SETTINGS: [Setting; 23] = [
     PORT,
     MODEL_URI,
     MODEL_RELOAD,
@@ -139,12 +158,15 @@ const SETTINGS: [Setting; 20] = [
     HF_TOKEN,
     AWS_CA_BUNDLE,
     PRECISION,
+    POOLING,
     NUM_THREADS,
     MAX_BATCH_TOKENS,
     MAX_BATCH_REQUESTS,
+    MAX_QUEUE_WAIT_MS,
     MAX_QUEUE_REQUESTS,
     REQUEST_TIMEOUT_MS,
     MAX_BODY_BYTES,
+    MAX_CLIENT_BATCH_SIZE,
     MAX_INPUT_CHARS,
     MAX_INPUT_TOKENS,
     TRUNCATION,
@@ -186,7 +208,7 @@ impl Config {
         let mut reader = Reader { var, mistakes: Vec::new() };
         let on_lambda = reader.on_lambda();
         let port = reader.number(&PORT, 0..=u16::MAX.into());
-        let config = Self {
+        let mut config = Self {
             platform: if on_lambda {
                 Platform::Lambda
             } else {
@@ -195,11 +217,16 @@ impl Config {
             model_uri: reader.text(&MODEL_URI),
             model_reload: reader.model_reload(),
             model_options: reader.model_options(),
-            precision: reader.precision(),
+            precision: reader
+                .optional(&PRECISION, &Precision::ALL.map(|each| (each.as_str(), each))),
+            pooling: reader.optional(&POOLING, &Pooling::ALL.map(|each| (each.as_str(), each))),
             num_threads: reader.number_or(&NUM_THREADS, 1..=1024, quota_threads),
             batch_limits: BatchLimits {
                 max_batch_tokens: reader.number(&MAX_BATCH_TOKENS, 1..=1 << 24),
                 max_batch_requests: reader.number(&MAX_BATCH_REQUESTS, 1..=1 << 16),
+                max_queue_wait: Duration::from_millis(
+                    reader.number(&MAX_QUEUE_WAIT_MS, 0..=1000) as u64
+                ),
                 max_queue_requests: reader.number(&MAX_QUEUE_REQUESTS, 1..=1 << 20),
             },
             token_limits: TokenLimits {
@@ -213,6 +240,7 @@ impl Config {
                     ],
                 ),
             },
+            max_client_batch_size: reader.number_or(&MAX_CLIENT_BATCH_SIZE, 1..=1 << 16, || 32),
             max_input_chars: reader.number(&MAX_INPUT_CHARS, 1..=1 << 30),
             max_body_bytes: reader.number(&MAX_BODY_BYTES, 1..=1 << 30),
             request_timeout: Duration::from_millis(
@@ -221,6 +249,17 @@ impl Config {
             log_format: reader.log_format(),
             log_filter: reader.text(&RUST_LOG),
         };
+        let most = config.batch_limits.max_queue_requests;
+        if config.max_client_batch_size > most {
+            let size = config.max_client_batch_size;
+            // A request that never finds places for its texts would be told to come back for ever.
+            if !reader.text(&MAX_CLIENT_BATCH_SIZE).is_empty() {
+                reader.mistakes.push(format!(
+                    "MAX_CLIENT_BATCH_SIZE: {size} is above MAX_QUEUE_REQUESTS, {most}"
+                ));
+            }
+            config.max_client_batch_size = most;
+        }
         if !reader.mistakes.is_empty() {
             return Err(ConfigError { mistakes: reader.mistakes });
         }
@@ -329,9 +368,9 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Reload::Off
     }
 
-    fn precision(&mut self) -> Option<Precision> {
-        let choices = Precision::ALL.map(|precision| (precision.as_str(), precision));
-        (!self.text(&PRECISION).is_empty()).then(|| self.choice(&PRECISION, &choices))
+    /// One of `choices`, if one is set.
+    fn optional<T: Copy>(&mut self, setting: &Setting, choices: &[(&str, T)]) -> Option<T> {
+        (!self.text(setting).is_empty()).then(|| self.choice(setting, choices))
     }
 
     fn log_format(&mut self) -> LogFormat {
@@ -436,6 +475,16 @@ mod tests {
              REQUEST_TIMEOUT_MS: 3600001 is above 3600000; \
              LOG_FORMAT: \"xml\" is not one of json, text"
         );
+    }
+
+    #[test]
+    fn a_request_has_no_more_texts_than_may_wait() {
+        let size = |vars: &[(&str, &str)]| read(vars).map(|config| config.max_client_batch_size);
+        assert_eq!(size(&[]), Ok(32));
+        assert_eq!(size(&[("MAX_QUEUE_REQUESTS", "8")]), Ok(8));
+        let mistake = size(&[("MAX_QUEUE_REQUESTS", "8"), ("MAX_CLIENT_BATCH_SIZE", "9")]);
+        let message = "bad settings: MAX_CLIENT_BATCH_SIZE: 9 is above MAX_QUEUE_REQUESTS, 8";
+        assert_eq!(mistake.unwrap_err().to_string(), message);
     }
 
     #[test]

@@ -1,0 +1,432 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    PipelineError,
+    tokenize::{Encoding, Text},
+};
+
+/// How much runs at once, and how much may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Most tokens in one forward pass. A longer sequence runs by itself.
+    pub max_batch_tokens: usize,
+    /// Most texts in one forward pass.
+    pub max_batch_requests: usize,
+    /// Longest that a tokenized text waits, while the engine is free, for those still being
+    /// tokenized.
+    pub max_queue_wait: Duration,
+    /// Most texts that wait for a forward pass.
+    pub max_queue_requests: usize,
+}
+
+/// What the engine makes of one text.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// `[width]`
+    pub(crate) values: Vec<f32>,
+    /// Tokens the model read, special tokens included.
+    pub(crate) num_tokens: usize,
+    /// Whether a part of the text was cut off before.
+    pub(crate) truncated: bool,
+}
+
+pub(crate) type Reply = oneshot::Sender<Result<Row, PipelineError>>;
+
+/// Texts on their way to the engine, in the order in which they came.
+///
+/// ```text
+/// submit ──> texts ──> tokenizing ──> ready ──> next_batch
+/// ```
+///
+/// A text has a place until the engine takes it, or its ticket is dropped.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    limits: BatchLimits,
+    text_came: Condvar,
+    ready_came: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_id: u64,
+    texts: BTreeMap<u64, (Text, Reply)>,
+    tokenizing: BTreeSet<u64>,
+    ready: BTreeMap<u64, Ready>,
+    idle_tokenizers: usize,
+    engine_waits: bool,
+    closed: bool,
+}
+
+/// A text that a tokenizer has taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) id: u64,
+    pub(crate) text: Text,
+    pub(crate) reply: Reply,
+}
+
+/// A text that may run.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) encoding: Encoding,
+    pub(crate) reply: Reply,
+    since: Instant,
+}
+
+/// A text's place in the queue. Dropping it gives the place up.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    id: u64,
+    queue: Arc<Queue>,
+    answer: oneshot::Receiver<Result<Row, PipelineError>>,
+}
+
+impl Ticket {
+    pub(crate) async fn answer(mut self) -> Result<Row, PipelineError> {
+        (&mut self.answer).await.unwrap_or(Err(PipelineError::Stopped))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // Who has an answer, or a forward pass, has no place any more.
+        if self.answer.is_terminated() {
+            return;
+        }
+        self.queue.give_up(self.id);
+    }
+}
+
+impl State {
+    fn num_waiting(&self) -> usize {
+        self.texts.len() + self.tokenizing.len() + self.ready.len()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.closed && self.num_waiting() == 0
+    }
+
+    /// How many of those that are ready make the next batch, and whether more would not fit.
+    fn fitting(&self, limits: &BatchLimits) -> (usize, bool) {
+        let (mut count, mut num_tokens) = (0, 0);
+        for ready in self.ready.values() {
+            num_tokens += ready.encoding.input_ids.len();
+            if count == limits.max_batch_requests
+                || (count > 0 && num_tokens > limits.max_batch_tokens)
+            {
+                return (count, true);
+            }
+            count += 1;
+        }
+        let full = count == limits.max_batch_requests || num_tokens >= limits.max_batch_tokens;
+        (count, full)
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(limits: BatchLimits) -> Self {
+        Self {
+            state: Mutex::default(),
+            limits,
+            text_came: Condvar::new(),
+            ready_came: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for each of `texts`, or none: without waiting.
+    pub(crate) fn submit(self: &Arc<Self>, texts: Vec<Text>) -> Result<Vec<Ticket>, PipelineError> {
+        let max_queue_requests = self.limits.max_queue_requests;
+        let mut tickets = Vec::with_capacity(texts.len());
+        let mut state = self.lock();
+        if state.num_waiting() + texts.len() > max_queue_requests {
+            return Err(PipelineError::QueueFull { max_queue_requests });
+        }
+        let wake = state.idle_tokenizers.min(texts.len());
+        for text in texts {
+            let (reply, answer) = oneshot::channel();
+            let id = state.next_id;
+            state.next_id += 1;
+            state.texts.insert(id, (text, reply));
+            tickets.push(Ticket { id, queue: self.clone(), answer });
+        }
+        drop(state);
+        for _ in 0..wake {
+            self.text_came.notify_one();
+        }
+        Ok(tickets)
+    }
+
+    fn give_up(&self, id: u64) {
+        let mut state = self.lock();
+        let text = state.texts.remove(&id);
+        let ready = state.ready.remove(&id);
+        state.tokenizing.remove(&id);
+        let drained = state.is_drained();
+        drop(state);
+        if drained {
+            self.ready_came.notify_all();
+        }
+        // What they hold is freed behind the lock.
+        drop((text, ready));
+    }
+
+    /// The text that has waited longest for a tokenizer; `None` when the queue is closed and empty.
+    pub(crate) fn next_text(&self) -> Option<Taken> {
+        let mut state = self.lock();
+        loop {
+            if let Some((id, (text, reply))) = state.texts.pop_first() {
+                state.tokenizing.insert(id);
+                return Some(Taken { id, text, reply });
+            }
+            if state.closed {
+                return None;
+            }
+            state.idle_tokenizers += 1;
+            state = self.text_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle_tokenizers -= 1;
+        }
+    }
+
+    /// Puts a text that was taken among those that are ready, unless its caller has left; one
+    /// without an encoding goes.
+    pub(crate) fn tokenized(&self, id: u64, outcome: Option<(Encoding, Reply)>) {
+        let mut state = self.lock();
+        let is_wanted = state.tokenizing.remove(&id);
+        if let Some((encoding, reply)) = outcome.filter(|_| is_wanted) {
+            state.ready.insert(id, Ready { encoding, reply, since: Instant::now() });
+        }
+        // If the engine waited for this one alone, it waits no longer, whatever became of it.
+        let wake = state.engine_waits;
+        drop(state);
+        if wake {
+            self.ready_came.notify_one();
+        }
+    }
+
+    /// The next batch, for the one thread that runs the engine and is free to; `None` when the
+    /// queue is closed and empty.
+    ///
+    /// What is ready goes at once, unless texts are on their way through a tokenizer that fit the
+    /// batch: for these the first one waits up to `max_queue_wait`.
+    pub(crate) fn next_batch(&self) -> Option<Vec<Ready>> {
+        let mut state = self.lock();
+        loop {
+            let (count, full) = state.fitting(&self.limits);
+            let Some(first) = state.ready.values().next() else {
+                if state.is_drained() {
+                    return None;
+                }
+                state.engine_waits = true;
+                state = self.ready_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.engine_waits = false;
+                continue;
+            };
+            let waited = first.since.elapsed();
+            let company = !state.texts.is_empty() || !state.tokenizing.is_empty();
+            if full || !company || waited >= self.limits.max_queue_wait {
+                let batch = (0..count).filter_map(|_| state.ready.pop_first());
+                return Some(batch.map(|(_, ready)| ready).collect());
+            }
+            state.engine_waits = true;
+            let rest = self.limits.max_queue_wait - waited;
+            let woken = self.ready_came.wait_timeout(state, rest);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state.engine_waits = false;
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn num_ready(&self) -> usize {
+        self.lock().ready.len()
+    }
+
+    /// From now on the threads end when nothing waits.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        drop(state);
+        self.text_came.notify_all();
+        self.ready_came.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    const LIMITS: BatchLimits = BatchLimits {
+        max_batch_tokens: 16,
+        max_batch_requests: 4,
+        max_queue_wait: Duration::from_secs(60),
+        max_queue_requests: 1000,
+    };
+
+    fn queue(limits: BatchLimits) -> Arc<Queue> {
+        Arc::new(Queue::new(limits))
+    }
+
+    fn texts(count: usize) -> Vec<Text> {
+        (0..count).map(|text| Text::One(text.to_string())).collect()
+    }
+
+    /// Does what a tokenizer does, for the text that has waited longest.
+    fn tokenize(queue: &Queue, num_tokens: usize) {
+        let Taken { id, reply, .. } = queue.next_text().unwrap();
+        let input_ids = vec![id as u32; num_tokens];
+        let token_type_ids = vec![0; num_tokens];
+        let encoding = Encoding { input_ids, token_type_ids, truncated: false };
+        queue.tokenized(id, Some((encoding, reply)));
+    }
+
+    fn ids(batch: &[Ready]) -> Vec<u32> {
+        batch.iter().map(|ready| ready.encoding.input_ids[0]).collect()
+    }
+
+    #[test]
+    fn no_text_is_lost_no_limit_passed_and_the_order_kept() {
+        let mut state = 1u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 33) % bound) as usize
+        };
+        for _ in 0..300 {
+            let limits = BatchLimits {
+                max_batch_tokens: 1 + below(64),
+                max_batch_requests: 1 + below(9),
+                ..LIMITS
+            };
+            let queue = queue(limits);
+            let count = 1 + below(60);
+            let mut tickets = queue.submit(texts(count)).unwrap();
+            let lens: Vec<usize> = (0..count).map(|_| 1 + below(40)).collect();
+            lens.iter().for_each(|&len| tokenize(&queue, len));
+            let gone = below(count as u64);
+            drop(tickets.remove(gone));
+            let expected: Vec<u32> = (0..count as u32).filter(|&id| id as usize != gone).collect();
+            let mut seen = Vec::new();
+            while seen.len() < expected.len() {
+                let batch = queue.next_batch().unwrap();
+                let num_tokens: usize =
+                    batch.iter().map(|ready| ready.encoding.input_ids.len()).sum();
+                assert!(batch.len() <= limits.max_batch_requests);
+                assert!(num_tokens <= limits.max_batch_tokens || batch.len() == 1);
+                // The next one would not have fitted.
+                if let Some(&next) = expected.get(seen.len() + batch.len()) {
+                    assert!(
+                        batch.len() == limits.max_batch_requests
+                            || num_tokens + lens[next as usize] > limits.max_batch_tokens
+                    );
+                }
+                seen.extend(ids(&batch));
+            }
+            assert_eq!(seen, expected);
+        }
+    }
+
+    #[test]
+    fn a_request_has_places_for_all_its_texts_or_none() {
+        let queue = queue(BatchLimits { max_queue_requests: 3, ..LIMITS });
+        let two = queue.submit(texts(2)).unwrap();
+        assert_eq!(queue.submit(texts(2)).unwrap_err().to_string(), "3 requests wait already");
+        let one = queue.submit(texts(1)).unwrap();
+        tokenize(&queue, 1);
+        assert!(queue.submit(texts(1)).is_err(), "one that is tokenized still waits");
+        drop(two);
+        drop(one);
+        queue.submit(texts(3)).unwrap();
+    }
+
+    #[test]
+    fn what_the_engine_took_has_no_place_any_more() {
+        let queue = queue(BatchLimits { max_queue_requests: 1, ..LIMITS });
+        let _running = queue.submit(texts(1)).unwrap();
+        tokenize(&queue, 1);
+        queue.next_batch().unwrap();
+        queue.submit(texts(1)).unwrap();
+    }
+
+    #[test]
+    fn a_free_engine_runs_what_is_ready_at_once() {
+        let queue = queue(LIMITS);
+        let _ticket = queue.submit(texts(1)).unwrap();
+        tokenize(&queue, 1);
+        assert_eq!(ids(&queue.next_batch().unwrap()), [0]);
+    }
+
+    #[test]
+    fn a_free_engine_waits_for_texts_that_are_being_tokenized() {
+        let queue = queue(LIMITS);
+        let _tickets = queue.submit(texts(3)).unwrap();
+        tokenize(&queue, 1);
+        let (sender, batches) = mpsc::channel();
+        let engine = queue.clone();
+        thread::spawn(move || sender.send(ids(&engine.next_batch().unwrap())).unwrap());
+        tokenize(&queue, 1);
+        assert!(batches.recv_timeout(Duration::from_millis(50)).is_err(), "one is still missing");
+        tokenize(&queue, 1);
+        assert_eq!(batches.recv_timeout(Duration::from_secs(30)).unwrap(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_free_engine_waits_no_longer_than_it_may() {
+        for max_queue_wait in [Duration::ZERO, Duration::from_millis(20)] {
+            let queue = queue(BatchLimits { max_queue_wait, ..LIMITS });
+            let _tickets = queue.submit(texts(2)).unwrap();
+            tokenize(&queue, 1);
+            let started = Instant::now();
+            assert_eq!(ids(&queue.next_batch().unwrap()), [0]);
+            assert!(started.elapsed() >= max_queue_wait / 2);
+        }
+    }
+
+    #[test]
+    fn a_full_batch_waits_for_nobody() {
+        let queue = queue(LIMITS);
+        let _tickets = queue.submit(texts(5)).unwrap();
+        (0..4).for_each(|_| tokenize(&queue, 1));
+        assert_eq!(ids(&queue.next_batch().unwrap()), [0, 1, 2, 3]);
+        let _tickets = queue.submit(texts(2)).unwrap();
+        tokenize(&queue, 16);
+        assert_eq!(ids(&queue.next_batch().unwrap()), [4]);
+    }
+
+    #[test]
+    fn a_text_that_fails_is_waited_for_no_longer() {
+        let queue = queue(LIMITS);
+        let _tickets = queue.submit(texts(2)).unwrap();
+        tokenize(&queue, 1);
+        let failed = queue.next_text().unwrap();
+        let engine = queue.clone();
+        let batch = thread::spawn(move || ids(&engine.next_batch().unwrap()));
+        queue.tokenized(failed.id, None);
+        assert_eq!(batch.join().unwrap(), [0]);
+    }
+
+    #[test]
+    fn a_closed_queue_ends_its_threads_when_nothing_waits() {
+        let queue = queue(LIMITS);
+        let tickets = queue.submit(texts(2)).unwrap();
+        tokenize(&queue, 1);
+        let engine = queue.clone();
+        queue.close();
+        tokenize(&queue, 1);
+        assert!(queue.next_text().is_none());
+        assert_eq!(queue.next_batch().unwrap().len(), 2);
+        let ends = thread::spawn(move || engine.next_batch().is_none());
+        drop(tickets);
+        assert!(ends.join().unwrap());
+    }
+}

@@ -1,0 +1,366 @@
+//! The threads between a text and its row: tokenizers, and one that runs the engine.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+};
+
+use engine::{Batch, Engine, EngineError, Output};
+use weights::Bundle;
+
+use crate::{
+    BatchLimits, ModelInfo, PipelineError, TokenLimits,
+    queue::{Queue, Ready, Row, Taken},
+    tokenize::{Text, Tokenizer},
+};
+
+/// A model behind a queue. Its threads end when the last clone is dropped and nothing waits.
+#[derive(Debug, Clone)]
+pub(crate) struct Runner {
+    model: Arc<Model>,
+}
+
+#[derive(Debug)]
+struct Model {
+    info: ModelInfo,
+    width: usize,
+    queue: Arc<Queue>,
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl Runner {
+    /// Puts `bundle`'s tokenizer before `engine`, and runs `sample` once: what cannot answer is
+    /// refused before a caller meets it.
+    ///
+    /// `token_limits.max_input_tokens` counts only up to what the model allows.
+    pub(crate) fn start(
+        bundle: &Bundle,
+        mut engine: impl Engine,
+        batch_limits: BatchLimits,
+        token_limits: TokenLimits,
+        sample: &Text,
+    ) -> Result<Self, PipelineError> {
+        let info =
+            ModelInfo { name: bundle.name().to_owned(), version: bundle.version().to_owned() };
+        let allowed = bundle.max_position_embeddings();
+        let allowed = bundle.sentence().max_seq_length.unwrap_or(allowed).min(allowed);
+        let max_input_tokens = token_limits.max_input_tokens.min(allowed);
+        let stage = telemetry::stage("tokenizer");
+        let tokenizer =
+            Tokenizer::new(bundle.tokenizer(), TokenLimits { max_input_tokens, ..token_limits })?;
+        drop(stage);
+
+        let stage = telemetry::stage("warm_up");
+        let mut batch = Batch::new();
+        let encoding = tokenizer.encode(sample)?;
+        batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
+        let output = engine.forward(&batch).map_err(engine_failed)?;
+        check_finite(output.row(0), &info.name)?;
+        drop(stage);
+
+        let queue = Arc::new(Queue::new(batch_limits));
+        // Before the threads: they end with it, whatever happens next.
+        let model = Model { info, width: output.width(), queue };
+        model.spawn(engine, tokenizer).map_err(PipelineError::Thread)?;
+        Ok(Self { model: Arc::new(model) })
+    }
+
+    pub(crate) fn info(&self) -> &ModelInfo {
+        &self.model.info
+    }
+
+    /// Numbers in a row.
+    pub(crate) fn width(&self) -> usize {
+        self.model.width
+    }
+
+    /// The engine's row for `text`; as [`Runner::run`].
+    pub(crate) async fn run_one(&self, text: Text) -> Result<Row, PipelineError> {
+        self.run(vec![text]).await?.pop().ok_or(PipelineError::Stopped)
+    }
+
+    /// The engine's rows for `texts`, in their order. Dropping the future gives their places up.
+    ///
+    /// # Errors
+    ///
+    /// [`PipelineError::QueueFull`] at once if there is no place for all of them; the first error
+    /// of one of them otherwise.
+    pub(crate) async fn run(&self, texts: Vec<Text>) -> Result<Vec<Row>, PipelineError> {
+        let tickets = self.model.queue.submit(texts)?;
+        let mut rows = Vec::with_capacity(tickets.len());
+        for (index, ticket) in tickets.into_iter().enumerate() {
+            rows.push(ticket.answer().await.map_err(|error| error.at(index))?);
+        }
+        Ok(rows)
+    }
+}
+
+/// Tokens of all rows, and whether a text of theirs was cut.
+pub(crate) fn usage(rows: &[Row]) -> (usize, bool) {
+    let num_tokens = rows.iter().map(|row| row.num_tokens).sum();
+    (num_tokens, rows.iter().any(|row| row.truncated))
+}
+
+impl Model {
+    fn spawn(&self, engine: impl Engine, tokenizer: Tokenizer) -> std::io::Result<()> {
+        let tokenizer = Arc::new(tokenizer);
+        for index in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let (queue, tokenizer) = (self.queue.clone(), tokenizer.clone());
+            thread::Builder::new()
+                .name(format!("tokenizer-{index}"))
+                .spawn(move || tokenize(&queue, &tokenizer))?;
+        }
+        let (queue, name) = (self.queue.clone(), self.info.name.clone());
+        thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || run_batches(&queue, engine, &name))?;
+        Ok(())
+    }
+}
+
+/// Tokenizes what comes until the queue is closed and empty.
+fn tokenize(queue: &Queue, tokenizer: &Tokenizer) {
+    while let Some(taken) = queue.next_text() {
+        let Taken { id, text, reply } = taken;
+        let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode(&text)))
+            .unwrap_or_else(|panic| Err(PipelineError::Tokenizer(reason(&*panic).into())));
+        match encoding {
+            Ok(encoding) => queue.tokenized(id, Some((encoding, reply))),
+            Err(error) => {
+                queue.tokenized(id, None);
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+}
+
+/// Runs batches until the queue is closed and empty.
+fn run_batches(queue: &Queue, mut engine: impl Engine, model: &str) {
+    while let Some(batch) = queue.next_batch() {
+        run(&mut engine, batch, model);
+    }
+}
+
+/// One forward pass for those who still wait. If it fails, each gets one by itself, so that who made
+/// it fail is alone with the error.
+fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, model: &str) {
+    texts.retain(|text| !text.reply.is_closed());
+    if texts.is_empty() {
+        return;
+    }
+    let mut batch = Batch::new();
+    for Ready { encoding, .. } in &texts {
+        batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
+    }
+    match forward(engine, &batch) {
+        Ok(output) => {
+            for (index, text) in texts.into_iter().enumerate() {
+                answer(text, output.row(index), model);
+            }
+        }
+        Err(_) if texts.len() > 1 => {
+            texts.into_iter().for_each(|text| run(engine, vec![text], model));
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            for text in texts {
+                let _ = text.reply.send(Err(PipelineError::Engine(error.clone())));
+            }
+        }
+    }
+}
+
+/// Sends a text's row. A caller that left meanwhile misses nothing.
+fn answer(text: Ready, row: &[f32], model: &str) {
+    let Ready { encoding, reply, .. } = text;
+    let row = check_finite(row, model).map(|()| Row {
+        values: row.to_vec(),
+        num_tokens: encoding.input_ids.len(),
+        truncated: encoding.truncated,
+    });
+    let _ = reply.send(row);
+}
+
+/// [`Engine::forward`], with a panic and a wrong number of rows as errors.
+fn forward(engine: &mut impl Engine, batch: &Batch) -> Result<Output, EngineError> {
+    let panicked = |panic: Box<dyn Any + Send>| EngineError::Backend {
+        engine: "any",
+        source: reason(&*panic).into(),
+    };
+    let output = catch_unwind(AssertUnwindSafe(|| engine.forward(batch))).map_err(panicked)??;
+    if output.batch_size() != batch.batch_size() {
+        return Err(EngineError::ShapeMismatch {
+            tensor: "output rows",
+            expected: vec![batch.batch_size()],
+            actual_len: output.batch_size(),
+        });
+    }
+    Ok(output)
+}
+
+fn engine_failed(error: EngineError) -> PipelineError {
+    PipelineError::Engine(Arc::new(error))
+}
+
+/// What a panic says.
+fn reason(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("it panicked: {}", text.unwrap_or_default())
+}
+
+fn check_finite(row: &[f32], model: &str) -> Result<(), PipelineError> {
+    if row.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    Err(PipelineError::NotFinite { model: model.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::{Truncation, tokenize::tests::tokenizer};
+
+    const LIMITS: BatchLimits = BatchLimits {
+        max_batch_tokens: 100,
+        max_batch_requests: 8,
+        max_queue_wait: Duration::from_millis(2),
+        max_queue_requests: 100,
+    };
+
+    /// Gives each sequence the sum of its ids; says how many it was given, and waits for leave to go
+    /// on. Some ids make it fail.
+    struct Gated {
+        seen: mpsc::Sender<usize>,
+        leave: mpsc::Receiver<()>,
+    }
+
+    const PANICS: u32 = 5;
+    const FAILS: u32 = 6;
+    const NOT_A_NUMBER: u32 = 0;
+
+    impl Engine for Gated {
+        fn forward(&mut self, batch: &Batch) -> Result<Output, EngineError> {
+            self.seen.send(batch.batch_size()).unwrap();
+            self.leave.recv().unwrap();
+            assert!(!batch.input_ids().contains(&PANICS), "unlucky");
+            if batch.input_ids().contains(&FAILS) {
+                return Err(EngineError::Input { reason: "no such id".to_owned() });
+            }
+            let sums = (0..batch.batch_size()).map(|index| match batch.sequence(index) {
+                ids if ids.contains(&NOT_A_NUMBER) => f32::NAN,
+                ids => ids.iter().sum::<u32>() as f32,
+            });
+            Output::new(sums.collect(), batch.batch_size())
+        }
+    }
+
+    struct Rig {
+        runner: Runner,
+        seen: mpsc::Receiver<usize>,
+        leave: mpsc::Sender<()>,
+    }
+
+    fn rig(limits: BatchLimits) -> Rig {
+        let (saw, seen) = mpsc::channel();
+        let (leave, may_leave) = mpsc::channel();
+        let info = ModelInfo { name: "tiny".to_owned(), version: "0".to_owned() };
+        let model = Model { info, width: 1, queue: Arc::new(Queue::new(limits)) };
+        let engine = Gated { seen: saw, leave: may_leave };
+        model.spawn(engine, tokenizer(16, Truncation::Right)).unwrap();
+        Rig { runner: Runner { model: Arc::new(model) }, seen, leave }
+    }
+
+    impl Rig {
+        fn ask(&self, text: &str) -> tokio::task::JoinHandle<Result<Row, PipelineError>> {
+            let (runner, text) = (self.runner.clone(), Text::One(text.to_owned()));
+            tokio::spawn(async move { runner.run_one(text).await })
+        }
+
+        /// Holds the engine in a pass of its own, so that what comes next gathers.
+        async fn hold(&self) -> tokio::task::JoinHandle<Result<Row, PipelineError>> {
+            let held = self.ask("a");
+            until(|| self.seen.try_recv() == Ok(1)).await;
+            held
+        }
+    }
+
+    async fn until(mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !holds() {
+            assert!(Instant::now() < deadline, "nothing came of it");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_text_that_fails_fails_alone() {
+        let rig = rig(LIMITS);
+        let held = rig.hold().await;
+        // c panics, d fails, an unknown word gives NaN.
+        let asked = ["a", "c", "a b", "d", "e", "b b"].map(|text| rig.ask(text));
+        until(|| rig.runner.model.queue.num_ready() == 6).await;
+        (0..20).for_each(|_| rig.leave.send(()).unwrap());
+        assert_eq!(held.await.unwrap().unwrap().values, [6.0]);
+        let mut answers = Vec::new();
+        for asked in asked {
+            answers.push(match asked.await.unwrap() {
+                Ok(row) => row.values[0].to_string(),
+                Err(error) => error.to_string(),
+            });
+        }
+        let not_finite = "model tiny gave a number that is not finite";
+        assert_eq!(answers, ["6", "engine failed", "10", "engine failed", not_finite, "11"]);
+        let seen: Vec<usize> = rig.seen.try_iter().collect();
+        assert_eq!(seen, [6, 1, 1, 1, 1, 1, 1], "together, then each by itself");
+        assert_eq!(rig.ask("a").await.unwrap().unwrap().values, [6.0], "and goes on");
+    }
+
+    #[tokio::test]
+    async fn callers_that_left_cost_no_forward_pass() {
+        let rig = rig(LIMITS);
+        let held = rig.hold().await;
+        let left = [rig.ask("a"), rig.ask("b")];
+        until(|| rig.runner.model.queue.num_ready() == 2).await;
+        left.iter().for_each(|asked| asked.abort());
+        until(|| rig.runner.model.queue.num_ready() == 0).await;
+        let stayed = rig.ask("b");
+        (0..2).for_each(|_| rig.leave.send(()).unwrap());
+        held.await.unwrap().unwrap();
+        assert_eq!(stayed.await.unwrap().unwrap().values, [7.0]);
+        assert_eq!(rig.seen.try_iter().collect::<Vec<_>>(), [1]);
+    }
+
+    #[tokio::test]
+    async fn rows_of_many_texts_come_in_their_order() {
+        let rig = rig(LIMITS);
+        (0..20).for_each(|_| rig.leave.send(()).unwrap());
+        let texts = ["a", "a b", "b b b", "a", "b"].map(|text| Text::One(text.to_owned()));
+        let rows = rig.runner.run(texts.to_vec()).await.unwrap();
+        let sums: Vec<f32> = rows.iter().map(|row| row.values[0]).collect();
+        assert_eq!(sums, [6.0, 10.0, 15.0, 6.0, 7.0]);
+        assert_eq!(usage(&rows), (3 + 4 + 5 + 3 + 3, false));
+    }
+
+    #[tokio::test]
+    async fn the_threads_end_with_the_last_clone() {
+        let rig = rig(LIMITS);
+        (0..20).for_each(|_| rig.leave.send(()).unwrap());
+        rig.ask("a").await.unwrap().unwrap();
+        assert_eq!(rig.seen.recv(), Ok(1));
+        drop(rig.runner);
+        assert!(rig.seen.recv_timeout(Duration::from_secs(30)).is_err());
+    }
+}
