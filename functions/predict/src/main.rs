@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         let options = Options {
             num_threads: config.num_threads,
             precision: config.precision,
-            ..Options::default()
+            pooling: config.pooling,
         };
         let engine = CpuEngine::load(bundle, &options)?;
         Ok(Classifier::start(bundle, engine, config.batch_limits, config.token_limits)?)

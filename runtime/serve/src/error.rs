@@ -86,22 +86,27 @@ impl From<&LoadFailure> for ApiError {
     }
 }
 
-impl From<PipelineError> for ApiError {
-    fn from(error: PipelineError) -> Self {
-        match &error {
+impl ApiError {
+    /// What the caller is told of `error`; `field` names the text of an index.
+    pub(crate) fn of_pipeline(error: &PipelineError, field: impl Fn(usize) -> String) -> Self {
+        match error {
             PipelineError::QueueFull { max_queue_requests } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", &error)
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", error)
                     .with_limit(*max_queue_requests)
                     .with_retry_after(1)
             }
-            PipelineError::TooManyTokens { max_input_tokens, .. } => {
-                Self::field("too_long", "text", &error).with_limit(*max_input_tokens)
+            PipelineError::TooManyTokens { index, max_input_tokens } => {
+                Self::field("too_long", &field(*index), error).with_limit(*max_input_tokens)
             }
             PipelineError::TopK { num_labels, .. } => {
-                Self::field("out_of_range", "top_k", &error).with_limit(*num_labels)
+                Self::field("out_of_range", "top_k", error).with_limit(*num_labels)
             }
+            PipelineError::Dimensions { hidden_size, .. } => {
+                Self::field("out_of_range", "dimensions", error).with_limit(*hidden_size)
+            }
+            PipelineError::Prompt { .. } => Self::field("unknown_prompt", "prompt_name", error),
             _ => {
-                tracing::error!(error = %Causes(&error), "no answer");
+                tracing::error!(error = %Causes(error), "no answer");
                 let message = "the model could not answer";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
             }

@@ -1,7 +1,10 @@
 //! What a function answers, one file an endpoint.
 
+pub mod embed;
 mod health;
 pub mod predict;
+pub mod rerank;
+mod texts;
 
 pub(crate) use health::health;
 
@@ -12,6 +15,7 @@ use crate::{Config, Model};
 pub struct Endpoint<P> {
     pub(crate) model: Model<P>,
     pub(crate) max_body_bytes: usize,
+    pub(crate) max_client_batch_size: usize,
     pub(crate) max_input_chars: usize,
 }
 
@@ -20,6 +24,7 @@ impl<P> Endpoint<P> {
         Self {
             model,
             max_body_bytes: config.max_body_bytes,
+            max_client_batch_size: config.max_client_batch_size,
             max_input_chars: config.max_input_chars,
         }
     }

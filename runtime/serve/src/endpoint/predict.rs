@@ -8,16 +8,15 @@
 //! text was cut off before.
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{Request, State},
-    http::HeaderValue,
-    response::{IntoResponse, Response},
+    response::Response,
     routing::post,
 };
-use pipeline::{Classification, Classifier};
+use pipeline::Classifier;
 use serde::{Deserialize, Serialize};
 
-use super::Endpoint;
+use super::{Endpoint, texts};
 use crate::{error::ApiError, json};
 
 #[derive(Debug, Deserialize)]
@@ -43,41 +42,17 @@ async fn predict(
     request: Request,
 ) -> Result<Response, ApiError> {
     let request: PredictRequest = json::read(request, endpoint.max_body_bytes).await?;
-    let (text, top_k) = request.check(endpoint.max_input_chars)?;
-    let classification = endpoint.model.ready().await?.classify(text, top_k).await?;
-    Ok(answer(classification))
-}
-
-impl PredictRequest {
-    /// The text and `top_k`, within the limits that hold for every model.
-    fn check(self, max_input_chars: usize) -> Result<(String, usize), ApiError> {
-        let Some(text) = self.text else {
-            return Err(ApiError::field("missing_field", "text", "a string is required"));
-        };
-        if text.trim().is_empty() {
-            return Err(ApiError::field("empty", "text", "is empty"));
-        }
-        let num_chars = text.chars().count();
-        if num_chars > max_input_chars {
-            let message = format!("has {num_chars} characters, limit is {max_input_chars}");
-            return Err(ApiError::field("too_long", "text", message).with_limit(max_input_chars));
-        }
-        match self.top_k.unwrap_or(1) {
-            0 => Err(ApiError::field("out_of_range", "top_k", "0 is below 1").with_limit(1)),
-            top_k => Ok((text, top_k)),
-        }
+    let text = texts::check_text("text", request.text, endpoint.max_input_chars)?;
+    let top_k = request.top_k.unwrap_or(1);
+    if top_k == 0 {
+        return Err(ApiError::field("out_of_range", "top_k", "0 is below 1").with_limit(1));
     }
-}
-
-fn answer(classification: Classification) -> Response {
-    let Classification { labels, num_tokens, truncated } = classification;
-    let labels =
-        labels.into_iter().map(|ranked| LabelScore { label: ranked.label, score: ranked.score });
-    let mut response = Json(labels.collect::<Vec<_>>()).into_response();
-    let headers = response.headers_mut();
-    headers.insert("x-compute-tokens", HeaderValue::from(num_tokens));
-    if truncated {
-        headers.insert("x-truncated", HeaderValue::from_static("true"));
-    }
-    response
+    let classifier = endpoint.model.ready().await?;
+    let classification = classifier.classify(text, top_k).await;
+    let classification =
+        classification.map_err(|error| ApiError::of_pipeline(&error, |_| "text".to_owned()))?;
+    let labels = classification.labels.into_iter();
+    let labels = labels.map(|ranked| LabelScore { label: ranked.label, score: ranked.score });
+    let labels: Vec<LabelScore> = labels.collect();
+    Ok(texts::answer(labels, classification.num_tokens, classification.truncated))
 }
