@@ -75,10 +75,13 @@ def environment(**settings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(**settings):
-    """The `predict` function, on a free port unless PORT is set; killed at the end if it runs."""
+def running(*through: str, **settings):
+    """The `predict` function, on a free port unless PORT is set; killed at the end if it runs.
+
+    `through` is a command that becomes the one behind it, as `nice` does.
+    """
     process = subprocess.Popen(
-        [PREDICT],
+        [*through, PREDICT],
         cwd=ROOT,
         env=environment(**{"PORT": 0, **settings}),
         stdout=subprocess.PIPE,

@@ -40,9 +40,22 @@ pub struct Config {
     pub max_input_chars: usize,
     /// `MAX_BODY_BYTES`: longest body of a request.
     pub max_body_bytes: usize,
+    /// `MAX_BODIES_BYTES`: bodies that are held at once, together; at least one.
+    pub max_bodies_bytes: usize,
+    /// `MAX_HEADER_BYTES`: request line and headers of a request; the URI may take half of it.
+    pub max_header_bytes: usize,
+    /// `MAX_CONNECTIONS`: most connections that are open, if the limit on files allows as many.
+    pub max_connections: usize,
+    /// `MAX_CONCURRENT_REQUESTS`: most requests that are being answered, those included whose body
+    /// is still arriving.
+    pub max_concurrent_requests: usize,
     /// `REQUEST_TIMEOUT_MS`: longest a request may take, loading the model included. SIGTERM
     /// waits for requests in flight no longer than that.
     pub request_timeout: Duration,
+    /// `HEADER_TIMEOUT_MS`: longest from the first byte of a request to the end of its headers.
+    pub header_timeout: Duration,
+    /// `IDLE_TIMEOUT_MS`: longest a connection stays open without a request.
+    pub idle_timeout: Duration,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
     /// `RUST_LOG`: which events are logged.
@@ -129,10 +142,22 @@ const MAX_QUEUE_WAIT_MS: Setting = setting(
 );
 const MAX_QUEUE_REQUESTS: Setting =
     setting("MAX_QUEUE_REQUESTS", "512", "texts that may wait; more get 429");
+const MAX_CONCURRENT_REQUESTS: Setting =
+    setting("MAX_CONCURRENT_REQUESTS", "512", "requests answered at once; more get 503");
+const MAX_CONNECTIONS: Setting =
+    setting("MAX_CONNECTIONS", "16384", "open connections; the longest idle one makes room");
 const REQUEST_TIMEOUT_MS: Setting =
     setting("REQUEST_TIMEOUT_MS", "30000", "longest a request may take, in milliseconds");
+const HEADER_TIMEOUT_MS: Setting =
+    setting("HEADER_TIMEOUT_MS", "10000", "longest its headers may take to arrive");
+const IDLE_TIMEOUT_MS: Setting =
+    setting("IDLE_TIMEOUT_MS", "120000", "longest a connection stays open without a request");
+const MAX_HEADER_BYTES: Setting =
+    setting("MAX_HEADER_BYTES", "16384", "headers of a request, in bytes; half for its URI");
 const MAX_BODY_BYTES: Setting =
     setting("MAX_BODY_BYTES", "2000000", "longest body of a request, in bytes");
+const MAX_BODIES_BYTES: Setting =
+    setting("MAX_BODIES_BYTES", "134217728", "bodies held at once, in bytes; more get 503");
 const MAX_CLIENT_BATCH_SIZE: Setting = setting(
     "MAX_CLIENT_BATCH_SIZE",
     "",
@@ -148,7 +173,7 @@ const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged")
 const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
-const SETTINGS: [Setting; 23] = [
+const SETTINGS: [Setting; 29] = [
     PORT,
     MODEL_URI,
     MODEL_RELOAD,
@@ -164,8 +189,14 @@ const SETTINGS: [Setting; 23] = [
     MAX_BATCH_REQUESTS,
     MAX_QUEUE_WAIT_MS,
     MAX_QUEUE_REQUESTS,
+    MAX_CONCURRENT_REQUESTS,
+    MAX_CONNECTIONS,
     REQUEST_TIMEOUT_MS,
+    HEADER_TIMEOUT_MS,
+    IDLE_TIMEOUT_MS,
+    MAX_HEADER_BYTES,
     MAX_BODY_BYTES,
+    MAX_BODIES_BYTES,
     MAX_CLIENT_BATCH_SIZE,
     MAX_INPUT_CHARS,
     MAX_INPUT_TOKENS,
@@ -243,9 +274,13 @@ impl Config {
             max_client_batch_size: reader.number_or(&MAX_CLIENT_BATCH_SIZE, 1..=1 << 16, || 32),
             max_input_chars: reader.number(&MAX_INPUT_CHARS, 1..=1 << 30),
             max_body_bytes: reader.number(&MAX_BODY_BYTES, 1..=1 << 30),
-            request_timeout: Duration::from_millis(
-                reader.number(&REQUEST_TIMEOUT_MS, 1..=3_600_000) as u64,
-            ),
+            max_bodies_bytes: reader.number(&MAX_BODIES_BYTES, 1..=1 << 40),
+            max_header_bytes: reader.number(&MAX_HEADER_BYTES, 8192..=1 << 20),
+            max_connections: reader.number(&MAX_CONNECTIONS, 1..=1 << 20),
+            max_concurrent_requests: reader.number(&MAX_CONCURRENT_REQUESTS, 1..=1 << 20),
+            request_timeout: reader.millis(&REQUEST_TIMEOUT_MS),
+            header_timeout: reader.millis(&HEADER_TIMEOUT_MS),
+            idle_timeout: reader.millis(&IDLE_TIMEOUT_MS),
             log_format: reader.log_format(),
             log_filter: reader.text(&RUST_LOG),
         };
@@ -259,6 +294,11 @@ impl Config {
                 ));
             }
             config.max_client_batch_size = most;
+        }
+        if config.max_bodies_bytes < config.max_body_bytes {
+            let (many, one) = (config.max_bodies_bytes, config.max_body_bytes);
+            let mistake = format!("MAX_BODIES_BYTES: {many} is below MAX_BODY_BYTES, {one}");
+            reader.mistakes.push(mistake);
         }
         if !reader.mistakes.is_empty() {
             return Err(ConfigError { mistakes: reader.mistakes });
@@ -305,6 +345,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             self.mistakes.push(format!("{}: {number} is above {}", setting.name, bounds.end()));
         }
         number
+    }
+
+    fn millis(&mut self, setting: &Setting) -> Duration {
+        Duration::from_millis(self.number(setting, 1..=3_600_000) as u64)
     }
 
     fn number_or(
@@ -416,7 +460,7 @@ impl fmt::Display for Help {
         writeln!(f, "  --check    checks the settings and the model, then exits")?;
         writeln!(f, "\nSettings, from the environment:")?;
         for Setting { name, default, meaning } in SETTINGS {
-            write!(f, "  {name:<19} {meaning}")?;
+            write!(f, "  {name:<24} {meaning}")?;
             if !default.is_empty() {
                 write!(f, " (default: {default})")?;
             }

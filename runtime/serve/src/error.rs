@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{ACCEPT_ENCODING, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
 };
 use pipeline::PipelineError;
@@ -13,13 +16,17 @@ use telemetry::Causes;
 
 use crate::model::LoadFailure;
 
+/// Longest message and field name in an error, in bytes: they may quote the caller.
+const MAX_MESSAGE_BYTES: usize = 512;
+const MAX_FIELD_BYTES: usize = 64;
+
 /// An error as the caller sees it: `{"error": {"code", "message", "field"?, "limit"?}}`.
 ///
 /// Causes of 5xx are logged where the error is made, never sent.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
-    retry_after_secs: Option<u32>,
+    header: Option<(HeaderName, HeaderValue)>,
     body: ErrorBody,
 }
 
@@ -40,15 +47,17 @@ struct ErrorBody {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl ToString) -> Self {
-        let body = ErrorBody { code, message: message.to_string(), field: None, limit: None };
-        Self { status, retry_after_secs: None, body }
+        let message = clip(message.to_string(), MAX_MESSAGE_BYTES);
+        let body = ErrorBody { code, message, field: None, limit: None };
+        Self { status, header: None, body }
     }
 
     /// A field of the body that is missing, of the wrong type or over a limit.
     pub(crate) fn field(code: &'static str, field: &str, message: impl ToString) -> Self {
+        let field = clip(field.to_owned(), MAX_FIELD_BYTES);
         let message = format!("{field}: {}", message.to_string());
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message);
-        error.body.field = Some(field.to_owned());
+        error.body.field = Some(field);
         error
     }
 
@@ -59,8 +68,34 @@ impl ApiError {
     }
 
     fn with_retry_after(mut self, secs: u32) -> Self {
-        self.retry_after_secs = Some(secs);
+        self.header = Some((RETRY_AFTER, HeaderValue::from(secs)));
         self
+    }
+
+    /// This process has no room for more than what it holds or answers now; another may.
+    pub(crate) fn overloaded(message: impl ToString, limit: usize) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+            .with_limit(limit)
+            .with_retry_after(1)
+    }
+
+    pub(crate) fn uri_too_long(max_uri_bytes: usize) -> Self {
+        let message = format!("the URI is over the limit of {max_uri_bytes} bytes");
+        Self::new(StatusCode::URI_TOO_LONG, "uri_too_long", message).with_limit(max_uri_bytes)
+    }
+
+    /// The body is compressed.
+    pub(crate) fn unsupported_encoding() -> Self {
+        let message = "send the body as it is: content-encoding may only be identity";
+        let mut error =
+            Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message);
+        error.header = Some((ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        error
+    }
+
+    pub(crate) fn slow_body(limit: Duration) -> Self {
+        let message = format!("the body did not arrive within {} ms", limit.as_millis());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "slow_body", message)
     }
 
     pub(crate) fn timeout(limit: Duration) -> Self {
@@ -118,9 +153,18 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let envelope = Envelope { error: self.body };
         let mut response = (self.status, Json(envelope)).into_response();
-        if let Some(secs) = self.retry_after_secs {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs));
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
         }
         response
     }
+}
+
+/// `text` up to `max_bytes`, and a sign that there is more.
+fn clip(mut text: String, max_bytes: usize) -> String {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes));
+        text.push('…');
+    }
+    text
 }

@@ -3,24 +3,27 @@
 use std::error::Error;
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{HeaderMap, Request, StatusCode, header},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use telemetry::Causes;
 
-use crate::error::ApiError;
+use crate::{edge::NoRoom, error::ApiError};
 
 /// Reads a JSON body of at most `max_body_bytes`.
 pub(crate) async fn read<T: DeserializeOwned>(
     request: Request<Body>,
     max_body_bytes: usize,
 ) -> Result<T, ApiError> {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     if !is_json(&parts.headers) {
         let message = "send the body as content-type: application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", message));
+    }
+    if !is_identity(&parts.headers) {
+        return Err(ApiError::unsupported_encoding());
     }
     let too_large = || {
         let message = format!("the body is over the limit of {max_body_bytes} bytes");
@@ -30,21 +33,47 @@ pub(crate) async fn read<T: DeserializeOwned>(
     if declared_length(&parts.headers).is_some_and(|length| length > max_body_bytes) {
         return Err(too_large());
     }
-    let bytes = match Limited::new(body, max_body_bytes).collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Err(error) => return Err(unreadable(error)),
+    let bytes = match collect(&mut body, max_body_bytes).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Err(too_large()),
+        Err(error) => return Err(unreadable(&error)),
     };
     parse(&bytes)
 }
 
+/// All of `body`, or `None` if it is over `max_bytes`.
+///
+/// In one piece: kept frame by frame, a body of tiny chunks would take many times its length.
+async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Bytes>, axum::Error> {
+    let mut first = Bytes::new();
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let num_bytes = first.len() + all.len() + data.len();
+        if num_bytes > max_bytes {
+            return Ok(None);
+        }
+        if num_bytes == data.len() {
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(Some(if all.is_empty() { first } else { all.into() }))
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let message = format!("the body is not UTF-8: {error}");
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_utf8", message)
+    })?;
     // Serde would take an array as the fields of a struct, one by one.
-    if bytes.trim_ascii_start().starts_with(b"[") {
+    if text.trim_ascii_start().starts_with('[') {
         let message = "the body is an array, not an object";
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", message));
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let field = error.path().to_string();
         let cause = error.into_inner();
@@ -67,8 +96,15 @@ fn invalid_json(error: &serde_json::Error) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
 }
 
-fn unreadable(error: Box<dyn Error + Send + Sync>) -> ApiError {
-    tracing::debug!(error = %Causes(&*error), "body cut off");
+fn unreadable(error: &axum::Error) -> ApiError {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(NoRoom { max_bytes }) = error.downcast_ref() {
+            return ApiError::overloaded(error, *max_bytes);
+        }
+        cause = error.source();
+    }
+    tracing::debug!(error = %Causes(error), "body cut off");
     ApiError::new(
         StatusCode::BAD_REQUEST,
         "unreadable_body",
@@ -84,6 +120,16 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence
         .strip_prefix("application/")
         .is_some_and(|kind| kind == "json" || kind.ends_with("+json"))
+}
+
+/// Whether the body is sent as it is. What is small on the wire may be huge unpacked.
+fn is_identity(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_ENCODING).iter().all(|codings| {
+        let codings = codings.to_str().unwrap_or("?").split(',').map(str::trim);
+        codings
+            .into_iter()
+            .all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity"))
+    })
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<usize> {

@@ -3,10 +3,7 @@ use std::{io::Write, process::ExitCode};
 use axum::Router;
 use pipeline::Pipeline;
 use telemetry::Causes;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use weights::Bundle;
 
 use crate::{
@@ -76,12 +73,12 @@ async fn serve<P: Pipeline>(
     let model = Model::loading();
     let app = edge.app(routes(Endpoint::new(model.clone(), &config)), model.clone());
     let platform = config.platform;
-    load::start(config, load, model)?;
+    load::start(config.clone(), load, model)?;
     match platform {
         Platform::Http { port } => {
-            let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+            let listener = edge::http::listen(port)?;
             tracing::info!(address = %listener.local_addr()?, "listening");
-            edge::http::serve(listener, app, edge, stop).await;
+            edge::http::serve(listener, app, edge, &config, stop).await;
         }
         Platform::Lambda => tokio::select! {
             ended = edge::lambda::serve(app) => ended?,

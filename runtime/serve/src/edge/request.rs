@@ -7,10 +7,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use pipeline::Pipeline;
+use tokio::time::timeout;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
-use super::Edge;
+use super::{Edge, Place, upload::Upload};
 use crate::{Model, error::ApiError, model::State as Known};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -18,6 +19,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken over from a caller, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Answered however much there is to do: they ask how things are.
+const ALWAYS_ANSWERED: [&str; 1] = ["/health"];
 
 /// Answers one request: gives it an id, a deadline and one log line at its end.
 pub(super) async fn answer<P: Pipeline>(
@@ -32,7 +36,7 @@ pub(super) async fn answer<P: Pipeline>(
     let span = info_span!("request", request_id = request_id.to_str().unwrap_or_default());
 
     let mut response = async {
-        let response = within_limits(&edge, &model, request, next).await;
+        let response = within_limits(&edge, &model, route.as_deref(), request, next).await;
         tracing::info!(
             method = method.as_str(),
             route = route.as_deref().unwrap_or("none"),
@@ -54,21 +58,61 @@ pub(super) async fn answer<P: Pipeline>(
     response
 }
 
+/// The answer, in time and if there is room for it; says so if the connection ends with it.
 async fn within_limits<P: Pipeline>(
     edge: &Edge,
     model: &Model<P>,
+    route: Option<&str>,
     request: Request,
     next: Next,
 ) -> Response {
-    if edge.is_draining() {
-        let mut response = ApiError::shutting_down().into_response();
+    let (request, upload) = Upload::watch(request, &edge.0.bodies);
+    let mut response = if edge.is_draining() {
+        drop(request);
+        ApiError::shutting_down().into_response()
+    } else {
+        match admit(edge, route, &request) {
+            Ok(place) => {
+                let answer = timeout(edge.0.request_timeout, next.run(request)).await;
+                drop(place);
+                answer.unwrap_or_else(|_| too_late(edge, model, &upload).into_response())
+            }
+            Err(refusal) => {
+                drop(request);
+                refusal.into_response()
+            }
+        }
+    };
+    // What is left of the body stands before the next request, and will not be read.
+    if edge.is_draining() || upload.is_unread() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        return response;
     }
-    match tokio::time::timeout(edge.request_timeout, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) if matches!(model.state(), Known::Loading) => ApiError::loading().into_response(),
-        Err(_) => ApiError::timeout(edge.request_timeout).into_response(),
+    response
+}
+
+/// What can be refused by the head of a request; else a place, which `ALWAYS_ANSWERED` do without.
+fn admit<'a>(
+    edge: &'a Edge,
+    route: Option<&str>,
+    request: &Request,
+) -> Result<Option<Place<'a>>, ApiError> {
+    let max_uri_bytes = edge.0.max_uri_bytes;
+    if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > max_uri_bytes) {
+        return Err(ApiError::uri_too_long(max_uri_bytes));
+    }
+    if route.is_some_and(|route| ALWAYS_ANSWERED.contains(&route)) {
+        return Ok(None);
+    }
+    edge.place().map(Some)
+}
+
+fn too_late<P: Pipeline>(edge: &Edge, model: &Model<P>, upload: &Upload) -> ApiError {
+    if upload.is_unread() {
+        ApiError::slow_body(edge.0.request_timeout)
+    } else if matches!(model.state(), Known::Loading) {
+        ApiError::loading()
+    } else {
+        ApiError::timeout(edge.0.request_timeout)
     }
 }
 
