@@ -61,7 +61,7 @@ BAD_BODIES = [
     ("cut short", b'{"text": "he', 400, "invalid_json", None, None),
     ("two values", b'{"text": "a"} {"text": "b"}', 400, "invalid_json", None, None),
     ("nothing", b"", 400, "invalid_json", None, None),
-    ("invalid utf-8", b'{"text": "\xff\xfe"}', 400, "invalid_json", None, None),
+    ("invalid utf-8", b'{"text": "\xff\xfe"}', 400, "invalid_utf8", None, None),
     ("lone surrogate", rb'{"text": "\ud800"}', 400, "invalid_json", None, None),
     ("text twice", b'{"text": "a", "text": "b"}', 422, "invalid_body", None, None),
     ("not an object", b'"text"', 422, "invalid_body", None, None),
