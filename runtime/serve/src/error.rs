@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     Json,
     http::{
-        HeaderName, HeaderValue, StatusCode,
+        HeaderValue, StatusCode,
         header::{ACCEPT_ENCODING, RETRY_AFTER},
     },
     response::{IntoResponse, Response},
@@ -26,8 +26,16 @@ const MAX_FIELD_BYTES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
-    header: Option<(HeaderName, HeaderValue)>,
+    hint: Option<Hint>,
     body: ErrorBody,
+}
+
+/// A header that says what to do about it.
+#[derive(Debug, Clone, Copy)]
+enum Hint {
+    RetryAfterSecs(u32),
+    /// Send bodies as they are.
+    NoEncoding,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,7 +57,7 @@ impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl ToString) -> Self {
         let message = clip(message.to_string(), MAX_MESSAGE_BYTES);
         let body = ErrorBody { code, message, field: None, limit: None };
-        Self { status, header: None, body }
+        Self { status, hint: None, body }
     }
 
     /// A field of the body that is missing, of the wrong type or over a limit.
@@ -68,7 +76,7 @@ impl ApiError {
     }
 
     fn with_retry_after(mut self, secs: u32) -> Self {
-        self.header = Some((RETRY_AFTER, HeaderValue::from(secs)));
+        self.hint = Some(Hint::RetryAfterSecs(secs));
         self
     }
 
@@ -89,7 +97,7 @@ impl ApiError {
         let message = "send the body as it is: content-encoding may only be identity";
         let mut error =
             Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message);
-        error.header = Some((ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        error.hint = Some(Hint::NoEncoding);
         error
     }
 
@@ -153,8 +161,15 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let envelope = Envelope { error: self.body };
         let mut response = (self.status, Json(envelope)).into_response();
-        if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, value);
+        match self.hint {
+            Some(Hint::RetryAfterSecs(secs)) => {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs));
+            }
+            Some(Hint::NoEncoding) => {
+                let value = HeaderValue::from_static("identity");
+                response.headers_mut().insert(ACCEPT_ENCODING, value);
+            }
+            None => {}
         }
         response
     }
