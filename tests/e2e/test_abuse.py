@@ -1,5 +1,6 @@
 """Callers that send too slowly, too much, too often or the wrong thing, and those beside them."""
 
+import concurrent.futures
 import contextlib
 import gzip
 import json
@@ -247,6 +248,22 @@ def test_an_h2_caller_that_opens_no_window_is_cut(hasty):
     assert secs < 2 * REQUEST_SECS + LATE_SECS
 
 
+@pytest.mark.parametrize("sent", [b"", HEALTH[:20], post(AMAZING)[:-5]])
+def test_a_caller_that_closes_its_side_is_not_waited_for(hasty, sent):
+    before = num_sockets(hasty)
+    with connect(hasty) as caller:
+        caller.sendall(sent)
+        caller.shutdown(socket.SHUT_WR)
+        started = time.monotonic()
+        answer = read_all(caller)
+        assert time.monotonic() - started < HEADER_SECS * 0.8
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    deadline = time.monotonic() + LATE_SECS
+    while num_sockets(hasty) > before:
+        assert time.monotonic() < deadline, "the connection is still open"
+        time.sleep(0.05)
+
+
 # Number
 
 
@@ -298,6 +315,22 @@ def test_the_connection_idle_longest_makes_room():
             caller = stack.enter_context(connect(function))
             caller.sendall(HEALTH)
             assert read_answer(caller)[0] == 200
+
+
+def test_h2_connections_that_answer_nothing_make_room_too():
+    num = 8
+    with running(MAX_CONNECTIONS=num) as function, contextlib.ExitStack() as stack:
+        function.wait_until_healthy()
+        for _ in range(num):
+            gone = stack.enter_context(H2Caller(function.port))
+            assert gone.answer(gone.get("/health"))[0] == 200
+        time.sleep(2)
+        started = time.monotonic()
+        for _ in range(num):
+            caller = stack.enter_context(connect(function))
+            caller.sendall(HEALTH)
+            assert read_answer(caller)[0] == 200
+        assert time.monotonic() - started < 1 + LATE_SECS, "one after the other"
 
 
 def test_busy_connections_are_not_closed_to_make_room():
@@ -791,3 +824,86 @@ def test_h2_limits_are_announced(hasty):
     assert settings.settings[SettingsFrame.MAX_CONCURRENT_STREAMS] == 200
     assert settings.settings[SettingsFrame.MAX_HEADER_LIST_SIZE] == 16384
     assert settings.settings[SettingsFrame.INITIAL_WINDOW_SIZE] == 131072
+
+
+# SIGTERM
+
+
+def test_sigterm_under_load_loses_no_request_that_was_accepted():
+    """Over kept connections, over h2, and with heads and bodies still on their way."""
+    text = json.dumps({"text": LONG}).encode()
+    signalled = threading.Event()
+    lost = []
+
+    def ask_on_and_on() -> int:
+        """Asks on one connection until it is told that this was the last; gives the answers."""
+        answered = 0
+        with connect(function, timeout=60) as caller:
+            while True:
+                caller.sendall(post(text))
+                status, headers, body = read_answer(caller)
+                answered += status == 200
+                if headers.get("connection") == "close":
+                    assert signalled.is_set() and read_all(caller) == b""
+                    assert status == 200 or code_of(body) == "shutting_down"
+                    return answered
+                assert status == 200
+
+    def ask_over_h2() -> int:
+        """The same, eight at a time; streams above the last one of GOAWAY may be asked again."""
+        answers, bodies, last = {}, {}, None
+        with H2Caller(function.port) as caller:
+            asked = [caller.post(text) for _ in range(8)]
+            for frame in caller.frames():
+                if isinstance(frame, GoAwayFrame):
+                    assert frame.error_code == 0
+                    last = frame.last_stream_id
+                elif isinstance(frame, HeadersFrame):
+                    head = dict(caller.decoder.decode(frame.data))
+                    answers[frame.stream_id] = int(head[":status"])
+                elif isinstance(frame, DataFrame):
+                    bodies[frame.stream_id] = bodies.get(frame.stream_id, b"") + frame.data
+                if "END_STREAM" in frame.flags and last is None:
+                    with contextlib.suppress(ConnectionError):
+                        asked.append(caller.post(text))
+        assert signalled.is_set() and last is not None
+        for stream in asked:
+            if stream <= last and answers.get(stream) not in (200, 503):
+                lost.append(stream)
+            if answers.get(stream) == 200:
+                assert json.loads(bodies[stream])[0]["label"]
+        return sum(status == 200 for status in answers.values())
+
+    with running() as function, concurrent.futures.ThreadPoolExecutor(10) as pool:
+        function.wait_until_healthy()
+        with contextlib.ExitStack() as stack:
+            calls = [pool.submit(ask_on_and_on) for _ in range(8)]
+            calls += [pool.submit(ask_over_h2) for _ in range(2)]
+            uploads = [stack.enter_context(connect(function, timeout=60)) for _ in range(8)]
+            for caller in uploads:
+                caller.sendall(post(AMAZING)[:-5])
+            upload = stack.enter_context(H2Caller(function.port))
+            stream = upload.post(AMAZING[:-5], end=False)
+            head = stack.enter_context(connect(function))
+            # All of them have arrived.
+            time.sleep(2)
+            head.sendall(HEALTH[:20])
+            time.sleep(0.1)
+            signalled.set()
+            function.process.terminate()
+            function.wait_for_log("draining")
+            # Open connections are told to close by now.
+            time.sleep(1)
+            for caller in uploads:
+                caller.sendall(AMAZING[-5:])
+                status, headers, body = read_answer(caller)
+                assert status == 200 and b"POSITIVE" in body and headers["connection"] == "close"
+            upload.send_body(stream, AMAZING[-5:])
+            assert upload.answer(stream)[0] == 200
+            head.sendall(HEALTH[20:])
+            status, headers, body = read_answer(head)
+            assert (status, code_of(body)) == (503, "shutting_down")
+            assert headers["connection"] == "close"
+        assert function.process.wait(timeout=60) == 0
+        answered = [call.result() for call in calls]
+    assert not lost and min(answered) > 0

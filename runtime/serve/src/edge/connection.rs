@@ -31,11 +31,14 @@ use hyper_util::server::graceful::GracefulConnection;
 use telemetry::Causes;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, futures::Notified, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 /// How long a connection is left alone before it is looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a newcomer waits before one more connection is told to make room.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What happens on a connection, told by its stream and its requests.
 #[derive(Debug, Default)]
@@ -188,8 +191,14 @@ impl Connections {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
             return Some(place);
         }
-        self.make_room();
-        self.places.clone().acquire_owned().await.ok()
+        loop {
+            self.make_room();
+            let place = self.places.clone().acquire_owned();
+            // Who makes room may take its time; then the next one is asked as well.
+            if let Ok(place) = timeout(PATIENCE, place).await {
+                return place.ok();
+            }
+        }
     }
 
     /// Ends the connection that has been idle longest.
@@ -264,6 +273,10 @@ impl Connections {
                     let was_left_alone = crowded.is_some();
                     crowded.set(None);
                     (step, since) = (activity.step(), now);
+                    if stopped.is_some() {
+                        activity.close();
+                        connection.as_mut().graceful_shutdown();
+                    }
                     // A busy connection is looked at soon enough; setting its clock costs.
                     if was_left_alone || step.1 != Phase::Busy && self.allowed(step.1) < LOOK {
                         wake.as_mut().reset(now + LOOK.min(self.allowed(step.1)));
@@ -271,14 +284,18 @@ impl Connections {
                 }
                 Event::Stop(receiver) => {
                     stopped = Some(receiver);
-                    activity.close();
-                    connection.as_mut().graceful_shutdown();
+                    // A request that is on its way is told so when its head is whole.
+                    if step.1 != Phase::Head {
+                        activity.close();
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
                 Event::MakeRoom => {
-                    crowded.set(None);
-                    wake.as_mut().reset(now + LOOK);
                     activity.close();
                     connection.as_mut().graceful_shutdown();
+                    // A caller that is gone does not answer the farewell of h2.
+                    let _ = timeout(LOOK, connection).await;
+                    return;
                 }
                 Event::Look => {
                     let due = since + self.allowed(step.1);
