@@ -17,7 +17,7 @@ use super::connection::{Activity, Phase};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Most that is read and thrown away after the last answer.
-const MAX_LEFT_BYTES: usize = 1 << 20;
+const MAX_LEFT_BYTES: usize = 16 << 20;
 
 /// A stream whose steps an [`Activity`] is told.
 #[derive(Debug)]
