@@ -156,8 +156,11 @@ const MAX_HEADER_BYTES: Setting =
     setting("MAX_HEADER_BYTES", "16384", "headers of a request, in bytes; half for its URI");
 const MAX_BODY_BYTES: Setting =
     setting("MAX_BODY_BYTES", "2000000", "longest body of a request, in bytes");
-const MAX_BODIES_BYTES: Setting =
-    setting("MAX_BODIES_BYTES", "134217728", "bodies held at once, in bytes; more get 503");
+const MAX_BODIES_BYTES: Setting = setting(
+    "MAX_BODIES_BYTES",
+    "",
+    "bodies held at once, in bytes; more get 503 (default: 134217728, and one)",
+);
 const MAX_CLIENT_BATCH_SIZE: Setting = setting(
     "MAX_CLIENT_BATCH_SIZE",
     "",
@@ -274,7 +277,7 @@ impl Config {
             max_client_batch_size: reader.number_or(&MAX_CLIENT_BATCH_SIZE, 1..=1 << 16, || 32),
             max_input_chars: reader.number(&MAX_INPUT_CHARS, 1..=1 << 30),
             max_body_bytes: reader.number(&MAX_BODY_BYTES, 1..=1 << 30),
-            max_bodies_bytes: reader.number(&MAX_BODIES_BYTES, 1..=1 << 40),
+            max_bodies_bytes: reader.number_or(&MAX_BODIES_BYTES, 1..=1 << 40, || 128 << 20),
             max_header_bytes: reader.number(&MAX_HEADER_BYTES, 8192..=1 << 20),
             max_connections: reader.number(&MAX_CONNECTIONS, 1..=1 << 20),
             max_concurrent_requests: reader.number(&MAX_CONCURRENT_REQUESTS, 1..=1 << 20),
@@ -295,10 +298,14 @@ impl Config {
             }
             config.max_client_batch_size = most;
         }
-        if config.max_bodies_bytes < config.max_body_bytes {
-            let (many, one) = (config.max_bodies_bytes, config.max_body_bytes);
-            let mistake = format!("MAX_BODIES_BYTES: {many} is below MAX_BODY_BYTES, {one}");
-            reader.mistakes.push(mistake);
+        let one = config.max_body_bytes;
+        if config.max_bodies_bytes < one {
+            let many = config.max_bodies_bytes;
+            if !reader.text(&MAX_BODIES_BYTES).is_empty() {
+                let mistake = format!("MAX_BODIES_BYTES: {many} is below MAX_BODY_BYTES, {one}");
+                reader.mistakes.push(mistake);
+            }
+            config.max_bodies_bytes = one;
         }
         if !reader.mistakes.is_empty() {
             return Err(ConfigError { mistakes: reader.mistakes });
@@ -528,6 +535,16 @@ mod tests {
         assert_eq!(size(&[("MAX_QUEUE_REQUESTS", "8")]), Ok(8));
         let mistake = size(&[("MAX_QUEUE_REQUESTS", "8"), ("MAX_CLIENT_BATCH_SIZE", "9")]);
         let message = "bad settings: MAX_CLIENT_BATCH_SIZE: 9 is above MAX_QUEUE_REQUESTS, 8";
+        assert_eq!(mistake.unwrap_err().to_string(), message);
+    }
+
+    #[test]
+    fn there_is_room_for_one_body_at_least() {
+        let bytes = |vars: &[(&str, &str)]| read(vars).map(|config| config.max_bodies_bytes);
+        assert_eq!(bytes(&[]), Ok(128 << 20));
+        assert_eq!(bytes(&[("MAX_BODY_BYTES", "200000000")]), Ok(200_000_000));
+        let mistake = bytes(&[("MAX_BODY_BYTES", "9"), ("MAX_BODIES_BYTES", "8")]);
+        let message = "bad settings: MAX_BODIES_BYTES: 8 is below MAX_BODY_BYTES, 9";
         assert_eq!(mistake.unwrap_err().to_string(), message);
     }
 
