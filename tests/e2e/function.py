@@ -14,6 +14,8 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 PREDICT = ROOT / "target" / "release" / "predict"
+EMBED = PREDICT.with_name("embed")
+RERANK = PREDICT.with_name("rerank")
 
 # Longer than any start on a busy machine; a start that takes this long has failed.
 START_SECS = 60
@@ -57,8 +59,11 @@ class Function:
         self.wait_for_log("model ready")
         assert httpx.get(f"{self.url}/health").status_code == 200
 
+    def post(self, path: str, **body) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=body, timeout=60)
+
     def predict(self, **body) -> httpx.Response:
-        return httpx.post(f"{self.url}/predict", json=body, timeout=60)
+        return self.post("/predict", **body)
 
     def terminate(self) -> int:
         """Sends SIGTERM and returns the exit code."""
@@ -75,13 +80,13 @@ def environment(**settings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(*through: str, **settings):
-    """The `predict` function, on a free port unless PORT is set; killed at the end if it runs.
+def running(*through: str, binary=PREDICT, **settings):
+    """A function, on a free port unless PORT is set; killed at the end if it runs.
 
     `through` is a command that becomes the one behind it, as `nice` does.
     """
     process = subprocess.Popen(
-        [*through, PREDICT],
+        [*through, binary],
         cwd=ROOT,
         env=environment(**{"PORT": 0, **settings}),
         stdout=subprocess.PIPE,
