@@ -1,6 +1,6 @@
 """Logits of the service's model for texts, to compare them with those of other engines.
 
-    MODEL=<folder> logits.py <folder> <text…>
+    logits.py <folder> <text…>
 
 Prints JSON: `[num_texts, num_labels]`. All texts are one batch, so that padding is tried too.
 """
@@ -8,7 +8,7 @@ Prints JSON: `[num_texts, num_labels]`. All texts are one batch, so that padding
 import json
 import sys
 
-from service import Classifier
+from torch_classifier import Classifier
 
 
 def main():

@@ -10,9 +10,11 @@ rate limits) is left out, to its advantage.
 | Variable | Default | |
 |---|---|---|
 | MODEL | | folder of the checkpoint |
+| ENGINE | transformers | or onnxruntime; ort_classifier.py has its variables |
 | NUM_THREADS | torch's own | threads of torch, in each worker |
-| MAX_BATCH_SIZE | 8 | texts in one batch |
+| MAX_BATCH_SIZE | 8 | texts in one batch; 1: each text goes to a thread at once, by itself |
 | MAX_BATCH_WAIT_MS | 50 | how long a batch waits for more of them |
+| NUM_EXECUTOR_THREADS | 1 | texts or batches that run at once, in each worker |
 """
 
 import asyncio
@@ -22,20 +24,20 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-import torch
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field, field_validator
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+if os.environ.get("ENGINE") == "onnxruntime":
+    from ort_classifier import Classifier
+else:
+    from torch_classifier import Classifier
 
 MODEL = os.environ["MODEL"]
 MAX_BATCH_SIZE = int(os.environ.get("MAX_BATCH_SIZE", "8"))
 MAX_BATCH_WAIT_SECS = float(os.environ.get("MAX_BATCH_WAIT_MS", "50")) / 1e3
-MAX_INPUT_TOKENS = 512
+NUM_EXECUTOR_THREADS = int(os.environ.get("NUM_EXECUTOR_THREADS", "1"))
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 REFUSED = re.compile(r"<script|javascript:|onerror=", re.IGNORECASE)
-
-if "NUM_THREADS" in os.environ:
-    torch.set_num_threads(int(os.environ["NUM_THREADS"]))
 
 
 class Request(BaseModel):
@@ -56,47 +58,21 @@ class Prediction(BaseModel):
     score: float
 
 
-class Classifier:
-    """A tokenizer and a model, for one batch at a time."""
-
-    def __init__(self, folder: str):
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
-        self.model = model.to(self.device).eval()
-
-    @torch.inference_mode()
-    def logits(self, texts: list[str]) -> torch.Tensor:
-        """`[num_texts, num_labels]`; all texts are padded to the longest."""
-        batch = self.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=MAX_INPUT_TOKENS,
-            return_tensors="pt",
-        )
-        return self.model(**batch.to(self.device)).logits
-
-    def scores(self, texts: list[str]) -> list[list[float]]:
-        return self.logits(texts).softmax(dim=-1).tolist()
-
-    def best(self, scores: list[float], top_k: int) -> list[Prediction]:
-        labels = self.model.config.id2label
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_k]
-        return [Prediction(label=labels[index], score=scores[index]) for index in order]
-
-
 class Batches:
     """Gathers texts: the first starts a batch, which waits for more and then takes what is there."""
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
-        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._executor = ThreadPoolExecutor(max_workers=NUM_EXECUTOR_THREADS)
         self._waiting: deque[tuple[str, asyncio.Future]] = deque()
         self._running: asyncio.Task | None = None
 
     async def scores(self, text: str) -> list[float]:
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if MAX_BATCH_SIZE == 1:
+            run = self.classifier.scores
+            return (await loop.run_in_executor(self._executor, run, [text]))[0]
+        future = loop.create_future()
         self._waiting.append((text, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -124,6 +100,11 @@ class Batches:
                 future.set_result(each)
 
 
+def best(labels: dict[int, str], scores: list[float], top_k: int) -> list[Prediction]:
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_k]
+    return [Prediction(label=labels[index], score=scores[index]) for index in order]
+
+
 @asynccontextmanager
 async def load(app: FastAPI):
     app.state.batches = Batches(Classifier(MODEL))
@@ -138,11 +119,11 @@ async def predict(request: Request) -> list[Prediction]:
     batches = app.state.batches
     try:
         scores = await batches.scores(request.text)
-        return batches.classifier.best(scores, request.top_k)
+        return best(batches.classifier.labels, scores, request.top_k)
     except Exception as error:
         raise HTTPException(status_code=500, detail=str(error)) from error
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    return {"status": "healthy", "model": app.state.batches.classifier.model.config.name_or_path}
+    return {"status": "healthy", "model": app.state.batches.classifier.name}
