@@ -21,11 +21,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .lab import cold_report, contestants, engines, models, object_store, stages, starts
+from .lab import cold_report, contestants, engines, models, object_store, processes, stages, starts
 from .lab.cold_results import Results, Row
 
 HERE = Path(__file__).resolve().parent
-TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
 BUNDLED, DISTILBERT = "bundled", "DistilBERT"
 
 
@@ -190,13 +189,7 @@ class Comparison:
 def _other_cpu_secs(store_pids):
     """CPU time used since the machine started, but for the object stores, this process, and those
     it started and saw end."""
-    with open("/proc/stat", encoding="ascii") as file:
-        user, nice, system, _, _, irq, softirq = map(int, file.readline().split()[1:8])
-    secs = (user + nice + system + irq + softirq) / TICKS_PER_SEC
-    for pid in store_pids:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            fields = file.read().rpartition(")")[2].split()
-        secs -= (int(fields[11]) + int(fields[12])) / TICKS_PER_SEC
+    secs = processes.machine_cpu_secs() - processes.cpu_secs(store_pids)
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
         usage = resource.getrusage(who)
         secs -= usage.ru_utime + usage.ru_stime

@@ -16,7 +16,8 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
-TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
+from . import processes
+
 ANSWER_TIMEOUT_SECS = 300
 TURN_SECS = 0.15
 MAX_PASSES_PER_TURN = 40
@@ -170,11 +171,4 @@ def _take_turn(worker, workload, pass_ms, timings, ignored_pid):
 
 def _other_cpu_secs(pids):
     """CPU time that all processes but `pids` have used since the machine started."""
-    with open("/proc/stat", encoding="ascii") as file:
-        user, nice, system, _, _, irq, softirq = map(int, file.readline().split()[1:8])
-    ticks = user + nice + system + irq + softirq
-    for pid in pids:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        ticks -= int(fields[11]) + int(fields[12])
-    return ticks / TICKS_PER_SEC
+    return processes.machine_cpu_secs() - processes.cpu_secs(pids)

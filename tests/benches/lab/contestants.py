@@ -51,9 +51,16 @@ def build():
     Gives what could not be built. Nothing of that is left from an earlier run.
     """
     return [
+        *build_function(),
+        *_cargo_build("object-store-for-tests", STORE_BINARY, "release"),
+    ]
+
+
+def build_function():
+    """The same, without what only cold starts need."""
+    return [
         *_cargo_build("predict", PREDICT, "dist"),
         *_cargo_build("sanderling-cli", SANDERLING, "release"),
-        *_cargo_build("object-store-for-tests", STORE_BINARY, "release"),
     ]
 
 
@@ -150,17 +157,21 @@ def fastapi_candidates(model):
 
 
 def fastapi(model, num_workers, num_threads):
-    """The service that we replace; without a number, torch chooses its threads."""
-    command = (SERVICE_PYTHON, "-m", "uvicorn", f"--app-dir={PEERS / 'fastapi'}", "service:app")
+    """The service that we replace; no batch is worth waiting for with one caller."""
+    program = service(model, num_workers, num_threads, MAX_BATCH_WAIT_MS="0")
+    weights = model.checkpoint / "model.safetensors"
+    return Contestant(FASTAPI, program, F32_TOLERANCE, weights)
+
+
+def service(model, num_workers, num_threads, python=SERVICE_PYTHON, **settings):
+    """How the service of peers/fastapi is started; without a number, torch chooses its threads."""
+    command = (python, "-m", "uvicorn", f"--app-dir={PEERS / 'fastapi'}", "service:app")
     command += (f"--port={PORT}", f"--workers={num_workers}", "--log-level=warning")
-    settings = {
+    settings |= {
         "MODEL": str(model.checkpoint),
         "HF_HUB_OFFLINE": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        # No batch is worth waiting for with one caller.
-        "MAX_BATCH_WAIT_MS": "0",
     }
     if num_threads:
         settings["NUM_THREADS"] = str(num_threads)
-    weights = model.checkpoint / "model.safetensors"
-    return Contestant(FASTAPI, Program(command, settings), F32_TOLERANCE, weights)
+    return Program(command, settings)

@@ -20,6 +20,9 @@ MODELS_DIR = TARGET / "bench-models"
 PEERS_TARGET = TARGET / "bench-peers"
 OWN_TARGET = TARGET / "bench-own"
 
+LOAD = PEERS_TARGET / "release" / "load"
+NOOP = OWN_TARGET / "dist" / "noop"
+
 LIMIT_RUNS = 3
 # Where tests/bench installs peers/fastapi.
 SERVICE_PYTHON = TARGET / "bench-fastapi-venv" / "bin" / "python"
@@ -61,13 +64,23 @@ def build_limit():
     return _cargo_build(PEERS_TARGET, ["limit"], [], {"RUSTFLAGS": "-C target-cpu=native"})
 
 
-def _cargo_build(target, binaries, features, environment):
+def build_load():
+    """Builds the load generator; gives it if it could not be built."""
+    return _cargo_build(PEERS_TARGET, ["load"], ["load"], {})
+
+
+def build_noop():
+    """Builds the function without a model as `predict` is; gives it if it could not be built."""
+    return _cargo_build(OWN_TARGET, ["noop"], ["noop"], {}, profile="dist")
+
+
+def _cargo_build(target, binaries, features, environment, profile="release"):
     for binary in binaries:
-        (target / "release" / binary).unlink(missing_ok=True)
-    command = ["cargo", "build", "--release", "--keep-going", f"--target-dir={target}"]
+        (target / profile / binary).unlink(missing_ok=True)
+    command = ["cargo", "build", f"--profile={profile}", "--keep-going", f"--target-dir={target}"]
     command += [f"--features={','.join(features)}", *(f"--bin={binary}" for binary in binaries)]
     subprocess.run(command, cwd=PEERS, env=os.environ | environment, check=False)
-    missing = [binary for binary in binaries if not (target / "release" / binary).exists()]
+    missing = [binary for binary in binaries if not (target / profile / binary).exists()]
     return [f"{binary} cannot be built" for binary in missing]
 
 

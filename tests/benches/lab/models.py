@@ -1,5 +1,5 @@
-"""The models of `tests/bench cold`, each in the forms that its contestants read, from one set of
-weights.
+"""The models of the benchmarks that start processes, each in the forms that its contestants read,
+from one set of weights.
 
 ```text
 functions/predict/model ─┐                ┌─> export/      ours: model.onnx, tokenizer.json, config.json
@@ -274,7 +274,7 @@ def _logits(session, texts):
 def _check_checkpoint(checkpoint, session):
     """Ends the run if transformers answers otherwise than ONNX Runtime."""
     command = [SERVICE_PYTHON, PEERS / "fastapi" / "logits.py", checkpoint, *CHECK_TEXTS]
-    environment = os.environ | {"MODEL": str(checkpoint), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     difference = np.abs(np.array(json.loads(ran.stdout)) - _logits(session, CHECK_TEXTS)).max()
     if not difference <= CHECKPOINT_TOLERANCE:

@@ -19,6 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import processes
+
 ANSWER_TIMEOUT_SECS = 120
 # How long the client waits before it connects again, and from when on it waits the longer time, so
 # that it takes no noticeable part of the CPUs from what starts slowly.
@@ -71,6 +73,8 @@ class Start:
     """One process, after its first answer."""
 
     pid: int
+    # On which it listens, if it answers over HTTP.
+    port: int
     answer_ms: float
     # At most until then, and at that time.
     peak_bytes: int
@@ -104,8 +108,8 @@ def started(program, answer):
             )
             answer_ms = (time.perf_counter() - before) * 1e3
             answer.check(body)
-            peak_bytes, resident_bytes = _memory(process.pid)
-            yield Start(process.pid, answer_ms, peak_bytes, resident_bytes, stages)
+            memory = processes.resident(processes.tree(process.pid))
+            yield Start(process.pid, int(port), answer_ms, *memory, stages)
         except (OSError, ValueError, KeyError, IndexError, http.client.HTTPException) as error:
             name = Path(command[0]).name
             raise StartError(f"{name}: {error}: {_last_words(log)}") from error
@@ -127,7 +131,7 @@ def exec_ms(times=20):
 def shared_bytes(program, answer):
     """Proportional set sizes of two processes that run at once: shared pages count half."""
     with started(program, answer) as one, started(program, answer) as other:
-        return [_proportional_bytes(start.pid) for start in (one, other)]
+        return [processes.memory([start.pid]) for start in (one, other)]
 
 
 def _spawn(command, environment, over_http, log):
@@ -209,34 +213,6 @@ def _read_stages(header):
             name = name if seen[name] == 1 else f"{name} {seen[name]}"
             stages.append(Stage(name, float(values["start"]), float(values["dur"])))
     return tuple(stages)
-
-
-def _memory(pid):
-    """Peak and resident bytes of a process and those it started."""
-    peak = resident = 0
-    for each in (pid, *_children(pid)):
-        status = Path(f"/proc/{each}/status").read_text(encoding="utf-8")
-        fields = dict(line.split(":", 1) for line in status.splitlines())
-        peak += _kib(fields["VmHWM"])
-        resident += _kib(fields["VmRSS"])
-    return peak, resident
-
-
-def _children(pid):
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text(encoding="ascii").split():
-            yield int(child)
-            yield from _children(int(child))
-
-
-def _proportional_bytes(pid):
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    fields = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
-    return _kib(fields["Pss"])
-
-
-def _kib(text):
-    return int(text.split()[0]) * 1024
 
 
 def _last_words(log):
