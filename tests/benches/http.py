@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,14 @@ PARTS = (CLOSED, LONG, OPEN, SWEEP, BUNDLED, NOOP, OVERLOAD)
 # How many callers pilots, the sweep and the line of JSON have.
 HEADLINE_CALLERS = 16
 OURS_F32_CALLERS = (1, HEADLINE_CALLERS)
+# A batch of long texts takes the slowest seconds.
+LONG_WARM_UP_SECS = 5
 # Callers that keep the queue of ours full, to see the most it answers.
 PEAK_CALLERS = 64
 OVERLOAD_FACTOR = 3
 HEALTH_RATE = 20
+# After overload, before memory is looked at once more.
+REST_SECS = 2
 NUM_NOOP_TEXTS = texts.BLOCK
 NOOP_LOGS = {"a line a request, to a file": {}, "RUST_LOG=warn": {"RUST_LOG": "warn"}}
 
@@ -91,7 +96,7 @@ def read_arguments():
         rounds=2 if quick else 5,
         few_rounds=1 if quick else 3,
         secs=2 if quick else 4,
-        long_secs=5 if quick else 10,
+        long_secs=8 if quick else 20,
         pilot_secs=2 if quick else 4,
         overload_secs=15 if quick else 60,
         batch_sizes=(1, 8) if quick else (1, 4, 8, 16),
@@ -202,32 +207,34 @@ class Bench:
 
     def compare(self):
         plan = self.plan
-        with_f32 = plan.with_f32 and CLOSED in plan.parts
-        contestants = self.contestants(self.distilbert)
-        f32 = [servers.ours_f32(self.distilbert, self.cache)] if with_f32 else []
-        with self.all_running([*contestants, *f32]) as starts:
-            f32_start = starts.pop(servers.OURS_F32, None)
+        with self.all_running(self.contestants(self.distilbert)) as starts:
             if CLOSED in plan.parts:
-                for number in range(plan.rounds):
-                    self.take_closed_round(number, starts, f32_start)
+                loads = {
+                    callers_name(callers): self.closed(callers, plan.secs)
+                    for callers in plan.callers
+                }
+                self.take_turns(CLOSED, starts, loads, plan.rounds)
             if LONG in plan.parts:
                 traffic = self.closed(
-                    HEADLINE_CALLERS, plan.long_secs, self.long, warm_up_secs=plan.long_secs / 2
+                    HEADLINE_CALLERS, plan.long_secs, self.long, warm_up_secs=LONG_WARM_UP_SECS
                 )
                 loads = {callers_name(HEADLINE_CALLERS): traffic}
                 self.take_turns(LONG, starts, loads, plan.few_rounds)
             if OPEN in plan.parts:
                 self.compare_open(starts)
+        if CLOSED in plan.parts and plan.with_f32:
+            self.measure_f32()
 
-    def take_closed_round(self, number, starts, f32_start):
-        for callers in self.plan.callers:
-            say(f"{CLOSED}, round {number + 1} of {self.plan.rounds}: {callers} callers")
-            turn = dict(starts)
-            if f32_start and callers in OURS_F32_CALLERS:
-                turn[servers.OURS_F32] = f32_start
-            for name, start in turn.items():
-                seen = load.run(start, self.closed(callers, self.plan.secs))
-                self.results.record(CLOSED, callers_name(callers), name, seen)
+    def measure_f32(self):
+        """Not in turns with the others: two processes of ours at once would share pages, and each
+        would seem smaller."""
+        f32 = servers.ours_f32(self.distilbert, self.cache)
+        with self.all_running([f32]) as starts:
+            loads = {
+                callers_name(callers): self.closed(callers, self.plan.secs)
+                for callers in OURS_F32_CALLERS
+            }
+            self.take_turns(CLOSED, starts, loads, self.plan.few_rounds)
 
     def compare_open(self, starts):
         """At half of what the slowest answers, so that all can; and at 0.7 of what ours does."""
@@ -292,7 +299,16 @@ class Bench:
                 probe.wait_for("measuring")
                 probe.wait_for("measured")
                 health_seen = probe.report()
-        self.results.overload = Overload(peak.rps, rate, seen, health_seen, before_bytes)
+            time.sleep(REST_SECS)
+            rest_bytes = processes.memory(processes.tree(start.pid))
+        self.results.overload = Overload(
+            peak_rps=peak.rps,
+            rate=rate,
+            seen=seen,
+            health=health_seen,
+            before_bytes=before_bytes,
+            rest_bytes=rest_bytes,
+        )
 
 
 def callers_name(callers):
@@ -321,6 +337,7 @@ def summarize(results, plan):
         "overload_goodput_share": rounded(overload and overload.goodput_share),
         "overload_refusal_p99_ms": rounded(refused_ms and refused_ms["p99"]),
         "overload_memory_growth_share": rounded(overload and overload.memory_growth_share),
+        "overload_rest_growth_share": rounded(overload and overload.rest_growth_share),
         "overload_bad_answers": overload and http_report.num_bad_answers(overload),
         "health_p99_ms": rounded(health_ms and health_ms["p99"]),
         "noop_us": rounded(noop and statistics.median(seen.server_us for seen in noop)),

@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 MINUTES, QUICK_MINUTES = 20.0, 3.0
 NUM_CYCLES = 40
 # Shares of them: what is not compared, and what is compared with what.
-WARM_UP_SHARE, COMPARED_SHARE = 0.2, 0.1
+WARM_UP_SHARE, COMPARED_SHARE = 0.2, 0.2
 OVERLOAD_SHARE, REST_SECS = 1 / 6, 1.5
 CALLERS, OVERLOAD_FACTOR = 16, 3
 CAPACITY_SECS = 3

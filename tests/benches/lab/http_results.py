@@ -62,6 +62,8 @@ class Overload:
     # What a generator saw that asked only for its health meanwhile.
     health: dict
     before_bytes: int
+    # When all had gone.
+    rest_bytes: int
 
     @property
     def goodput_share(self):
@@ -69,7 +71,12 @@ class Overload:
 
     @property
     def memory_growth_share(self):
+        """Under load still, with its queue full and all connections open."""
         return self.seen.last_bytes / self.before_bytes - 1
+
+    @property
+    def rest_growth_share(self):
+        return self.rest_bytes / self.before_bytes - 1
 
     @property
     def refused_ms(self):

@@ -38,8 +38,8 @@ def _header(date):
         "- One `predict` with the bundled model and its defaults. Cycles: a closed loop of callers"
         " with texts of 3 to 512 tokens, mistakes among them, and callers who hang up, before"
         " their answer or within their body; then an open loop at three times what it answers;"
-        " then a rest. Growth compares medians of rests: the last tenth of all with a tenth after"
-        " the first fifth. MB of 10⁶ bytes."
+        " then a rest. Growth compares medians of rests: the last fifth of all with the second,"
+        " after a fifth to warm up. MB of 10⁶ bytes."
     )
 
 
