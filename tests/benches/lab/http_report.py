@@ -181,11 +181,17 @@ def _overload(overload):
     failures = sum(overload.health["errors"].values())
     yield f"| its answers | {overload.health['answers']}, {failures} errors |"
     seen = overload.seen
-    memory = (overload.before_bytes, seen.peak_bytes, seen.last_bytes, overload.rest_bytes)
-    megabytes = ", ".join(f"{each / 1e6:.1f}" for each in memory)
-    yield f"| MB before, at most, at the end, at rest after it | {megabytes} |"
-    cpus = f"{overload.seen.server_cpus:.2f}, {overload.seen.load_cpus:.2f}"
-    yield f"| CPUs, server and generator | {cpus} |"
+    memory = {
+        "before": overload.before_bytes,
+        "after its first second": seen.first_bytes,
+        "at most": seen.peak_bytes,
+        "at its end": seen.last_bytes,
+        "at rest": overload.rest_bytes,
+    }
+    megabytes = ", ".join(f"{each / 1e6:.1f}" for each in memory.values())
+    yield f"| MB {', '.join(memory)} | {megabytes} |"
+    cpus = (seen.server_cpus, seen.load_cpus, seen.other_cpus)
+    yield f"| CPUs, server, generator, others | {', '.join(f'{each:.2f}' for each in cpus)} |"
 
 
 def _both(times):

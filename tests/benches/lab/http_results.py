@@ -75,8 +75,9 @@ class Overload:
         return self.seen.last_bytes / self.before_bytes - 1
 
     @property
-    def rest_growth_share(self):
-        return self.rest_bytes / self.before_bytes - 1
+    def later_growth_share(self):
+        """Since its first second, when the queue was full already."""
+        return self.seen.last_bytes / self.seen.first_bytes - 1
 
     @property
     def refused_ms(self):

@@ -64,7 +64,8 @@ class Seen:
     other_cpus: float
     # Largest proportional set size of the server's processes together, of a sample a second.
     peak_bytes: int
-    # The last of them.
+    # The first of them, when measuring began, and the last.
+    first_bytes: int
     last_bytes: int
 
     @property
@@ -112,6 +113,7 @@ def run(start, traffic):
         load_cpus=load_cpus,
         other_cpus=max(0.0, machine_cpus - server_cpus - own_cpus - load_cpus),
         peak_bytes=max(memory),
+        first_bytes=memory[0],
         last_bytes=memory[-1],
     )
 
