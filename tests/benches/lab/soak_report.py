@@ -81,6 +81,6 @@ def chart(results):
             line("anonymous, at rest", results.rests, "anonymous_bytes"),
         ),
     )
-    heading = "Memory of one function under mixed load, hang-ups, mistakes and refusals"
-    explanation = f"{results.num_requests:,} requests; a rest at the end of each cycle"
+    heading = "Memory of one function under mixed load"
+    explanation = f"{results.num_requests:,} requests, hang-ups, mistakes and refusals among them"
     return lines.draw(heading, explanation, [panel])
