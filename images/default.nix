@@ -54,14 +54,21 @@ let
       inherit config;
     };
 
-  # The bundled model of a function as /model, without the scripts that trained it.
+  # The bundled model of a function as /model, without the scripts that made it.
   model =
     name:
     let
       root = ../functions + "/${name}/model";
       files = fileset.toSource {
         inherit root;
-        fileset = fileset.difference root (fileset.maybeMissing (root + "/train"));
+        fileset = fileset.difference root (
+          fileset.unions (
+            map (scripts: fileset.maybeMissing (root + "/${scripts}")) [
+              "export"
+              "train"
+            ]
+          )
+        );
       };
     in
     pkgs.runCommand "${name}-model" { } "mkdir $out && cp -r ${files} $out/model";
