@@ -13,6 +13,7 @@
 //! - A text that makes the tokenizer or the engine fail fails alone.
 #![forbid(unsafe_code)]
 
+mod ascii;
 mod classify;
 mod embed;
 mod error;

@@ -11,6 +11,9 @@ use crate::{
     tokenize::{Encoding, Text},
 };
 
+/// Bytes of text that one tokenizer is through with before another one would have woken up.
+const BYTES_PER_TOKENIZER: usize = 4096;
+
 /// How much runs at once, and how much may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
@@ -49,8 +52,9 @@ pub(crate) type Reply = oneshot::Sender<Result<Row, PipelineError>>;
 pub(crate) struct Queue {
     state: Mutex<State>,
     limits: BatchLimits,
+    num_tokenizers: usize,
     text_came: Condvar,
-    ready_came: Condvar,
+    engine_due: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -59,9 +63,24 @@ struct State {
     texts: BTreeMap<u64, (Text, Reply)>,
     tokenizing: BTreeSet<u64>,
     ready: BTreeMap<u64, Ready>,
-    idle_tokenizers: usize,
-    engine_waits: bool,
+    /// Bytes of those that no tokenizer is through with.
+    unread_bytes: usize,
+    /// Tokenizers that do not wait, or have been told not to.
+    awake_tokenizers: usize,
+    engine: EngineThread,
     closed: bool,
+}
+
+/// What the thread that runs the engine waits for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum EngineThread {
+    /// Nothing, or it has been told to go on.
+    #[default]
+    Awake,
+    /// A text that is ready.
+    Idle,
+    /// More texts for the batch.
+    Gathers,
 }
 
 /// A text that a tokenizer has taken.
@@ -113,6 +132,25 @@ impl State {
         self.closed && self.num_waiting() == 0
     }
 
+    /// Whether texts are on their way that could join those that are ready.
+    fn has_company(&self) -> bool {
+        !self.texts.is_empty() || !self.tokenizing.is_empty()
+    }
+
+    /// Tells the engine's thread to go on if it waits for what is there now; the caller is to
+    /// notify it.
+    fn call_engine(&mut self, limits: &BatchLimits) -> bool {
+        let is_due = match self.engine {
+            EngineThread::Awake => false,
+            EngineThread::Idle => !self.ready.is_empty() || self.is_drained(),
+            EngineThread::Gathers => !self.has_company() || self.fitting(limits).1,
+        };
+        if is_due {
+            self.engine = EngineThread::Awake;
+        }
+        is_due
+    }
+
     /// How many of those that are ready make the next batch, and whether more would not fit.
     fn fitting(&self, limits: &BatchLimits) -> (usize, bool) {
         let (mut count, mut num_tokens) = (0, 0);
@@ -131,12 +169,15 @@ impl State {
 }
 
 impl Queue {
-    pub(crate) fn new(limits: BatchLimits) -> Self {
+    /// `num_tokenizers` threads will ask for texts, and one for batches.
+    pub(crate) fn new(limits: BatchLimits, num_tokenizers: usize) -> Self {
+        let state = State { awake_tokenizers: num_tokenizers, ..State::default() };
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             limits,
+            num_tokenizers,
             text_came: Condvar::new(),
-            ready_came: Condvar::new(),
+            engine_due: Condvar::new(),
         }
     }
 
@@ -152,14 +193,18 @@ impl Queue {
         if state.num_waiting() + texts.len() > max_queue_requests {
             return Err(PipelineError::QueueFull { max_queue_requests });
         }
-        let wake = state.idle_tokenizers.min(texts.len());
         for text in texts {
             let (reply, answer) = oneshot::channel();
             let id = state.next_id;
             state.next_id += 1;
+            state.unread_bytes += text.len();
             state.texts.insert(id, (text, reply));
             tickets.push(Ticket { id, queue: self.clone(), answer });
         }
+        // Waking a thread takes longer than a short text.
+        let wanted = (1 + state.unread_bytes / BYTES_PER_TOKENIZER).min(self.num_tokenizers);
+        let wake = wanted.saturating_sub(state.awake_tokenizers);
+        state.awake_tokenizers += wake;
         drop(state);
         for _ in 0..wake {
             self.text_came.notify_one();
@@ -170,12 +215,13 @@ impl Queue {
     fn give_up(&self, id: u64) {
         let mut state = self.lock();
         let text = state.texts.remove(&id);
+        state.unread_bytes -= text.as_ref().map_or(0, |(text, _)| text.len());
         let ready = state.ready.remove(&id);
         state.tokenizing.remove(&id);
-        let drained = state.is_drained();
+        let wake = state.call_engine(&self.limits);
         drop(state);
-        if drained {
-            self.ready_came.notify_all();
+        if wake {
+            self.engine_due.notify_one();
         }
         // What they hold is freed behind the lock.
         drop((text, ready));
@@ -192,25 +238,33 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            state.idle_tokenizers += 1;
+            state.awake_tokenizers = state.awake_tokenizers.saturating_sub(1);
             state = self.text_came.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle_tokenizers -= 1;
         }
     }
 
-    /// Puts a text that was taken among those that are ready, unless its caller has left; one
-    /// without an encoding goes.
-    pub(crate) fn tokenized(&self, id: u64, outcome: Option<(Encoding, Reply)>) {
+    /// Puts a text that was taken among those that are ready, unless its caller has left; answers
+    /// one that has no encoding.
+    pub(crate) fn tokenized(&self, taken: Taken, encoding: Result<Encoding, PipelineError>) {
+        let Taken { id, text, reply } = taken;
         let mut state = self.lock();
+        state.unread_bytes -= text.len();
         let is_wanted = state.tokenizing.remove(&id);
-        if let Some((encoding, reply)) = outcome.filter(|_| is_wanted) {
-            state.ready.insert(id, Ready { encoding, reply, since: Instant::now() });
-        }
-        // If the engine waited for this one alone, it waits no longer, whatever became of it.
-        let wake = state.engine_waits;
+        let error = match encoding {
+            Ok(encoding) if is_wanted => {
+                state.ready.insert(id, Ready { encoding, reply, since: Instant::now() });
+                None
+            }
+            Ok(_) => None,
+            Err(error) => Some((error, reply)),
+        };
+        let wake = state.call_engine(&self.limits);
         drop(state);
         if wake {
-            self.ready_came.notify_one();
+            self.engine_due.notify_one();
+        }
+        if let Some((error, reply)) = error {
+            let _ = reply.send(Err(error));
         }
     }
 
@@ -227,22 +281,21 @@ impl Queue {
                 if state.is_drained() {
                     return None;
                 }
-                state.engine_waits = true;
-                state = self.ready_came.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.engine_waits = false;
+                state.engine = EngineThread::Idle;
+                state = self.engine_due.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.engine = EngineThread::Awake;
                 continue;
             };
             let waited = first.since.elapsed();
-            let company = !state.texts.is_empty() || !state.tokenizing.is_empty();
-            if full || !company || waited >= self.limits.max_queue_wait {
+            if full || !state.has_company() || waited >= self.limits.max_queue_wait {
                 let batch = (0..count).filter_map(|_| state.ready.pop_first());
                 return Some(batch.map(|(_, ready)| ready).collect());
             }
-            state.engine_waits = true;
+            state.engine = EngineThread::Gathers;
             let rest = self.limits.max_queue_wait - waited;
-            let woken = self.ready_came.wait_timeout(state, rest);
+            let woken = self.engine_due.wait_timeout(state, rest);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
-            state.engine_waits = false;
+            state.engine = EngineThread::Awake;
         }
     }
 
@@ -257,7 +310,7 @@ impl Queue {
         state.closed = true;
         drop(state);
         self.text_came.notify_all();
-        self.ready_came.notify_all();
+        self.engine_due.notify_all();
     }
 }
 
@@ -275,7 +328,7 @@ mod tests {
     };
 
     fn queue(limits: BatchLimits) -> Arc<Queue> {
-        Arc::new(Queue::new(limits))
+        Arc::new(Queue::new(limits, 1))
     }
 
     fn texts(count: usize) -> Vec<Text> {
@@ -284,11 +337,10 @@ mod tests {
 
     /// Does what a tokenizer does, for the text that has waited longest.
     fn tokenize(queue: &Queue, num_tokens: usize) {
-        let Taken { id, reply, .. } = queue.next_text().unwrap();
-        let input_ids = vec![id as u32; num_tokens];
+        let taken = queue.next_text().unwrap();
+        let input_ids = vec![taken.id as u32; num_tokens];
         let token_type_ids = vec![0; num_tokens];
-        let encoding = Encoding { input_ids, token_type_ids, truncated: false };
-        queue.tokenized(id, Some((encoding, reply)));
+        queue.tokenized(taken, Ok(Encoding { input_ids, token_type_ids, truncated: false }));
     }
 
     fn ids(batch: &[Ready]) -> Vec<u32> {
@@ -411,7 +463,7 @@ mod tests {
         let failed = queue.next_text().unwrap();
         let engine = queue.clone();
         let batch = thread::spawn(move || ids(&engine.next_batch().unwrap()));
-        queue.tokenized(failed.id, None);
+        queue.tokenized(failed, Err(PipelineError::Stopped));
         assert_eq!(batch.join().unwrap(), [0]);
     }
 

@@ -12,7 +12,7 @@ use weights::Bundle;
 
 use crate::{
     BatchLimits, ModelInfo, PipelineError, TokenLimits,
-    queue::{Queue, Ready, Row, Taken},
+    queue::{Queue, Ready, Row},
     tokenize::{Text, Tokenizer},
 };
 
@@ -65,7 +65,7 @@ impl Runner {
         check_finite(output.row(0), &info.name)?;
         drop(stage);
 
-        let queue = Arc::new(Queue::new(batch_limits));
+        let queue = Arc::new(Queue::new(batch_limits, num_tokenizers()));
         // Before the threads: they end with it, whatever happens next.
         let model = Model { info, width: output.width(), queue };
         model.spawn(engine, tokenizer).map_err(PipelineError::Thread)?;
@@ -102,6 +102,11 @@ impl Runner {
     }
 }
 
+/// One for each CPU: they only work while texts wait.
+fn num_tokenizers() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Tokens of all rows, and whether a text of theirs was cut.
 pub(crate) fn usage(rows: &[Row]) -> (usize, bool) {
     let num_tokens = rows.iter().map(|row| row.num_tokens).sum();
@@ -111,7 +116,7 @@ pub(crate) fn usage(rows: &[Row]) -> (usize, bool) {
 impl Model {
     fn spawn(&self, engine: impl Engine, tokenizer: Tokenizer) -> std::io::Result<()> {
         let tokenizer = Arc::new(tokenizer);
-        for index in 0..thread::available_parallelism().map_or(1, usize::from) {
+        for index in 0..num_tokenizers() {
             let (queue, tokenizer) = (self.queue.clone(), tokenizer.clone());
             thread::Builder::new()
                 .name(format!("tokenizer-{index}"))
@@ -128,16 +133,9 @@ impl Model {
 /// Tokenizes what comes until the queue is closed and empty.
 fn tokenize(queue: &Queue, tokenizer: &Tokenizer) {
     while let Some(taken) = queue.next_text() {
-        let Taken { id, text, reply } = taken;
-        let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode(&text)))
+        let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode(&taken.text)))
             .unwrap_or_else(|panic| Err(PipelineError::Tokenizer(reason(&*panic).into())));
-        match encoding {
-            Ok(encoding) => queue.tokenized(id, Some((encoding, reply))),
-            Err(error) => {
-                queue.tokenized(id, None);
-                let _ = reply.send(Err(error));
-            }
-        }
+        queue.tokenized(taken, encoding);
     }
 }
 
@@ -277,7 +275,7 @@ mod tests {
         let (saw, seen) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel();
         let info = ModelInfo { name: "tiny".to_owned(), version: "0".to_owned() };
-        let model = Model { info, width: 1, queue: Arc::new(Queue::new(limits)) };
+        let model = Model { info, width: 1, queue: Arc::new(Queue::new(limits, num_tokenizers())) };
         let engine = Gated { seen: saw, leave: may_leave };
         model.spawn(engine, tokenizer(16, Truncation::Right)).unwrap();
         Rig { runner: Runner { model: Arc::new(model) }, seen, leave }

@@ -6,7 +6,7 @@ use tokenizers::{
     TruncationParams, TruncationStrategy,
 };
 
-use crate::{PipelineError, wordpiece::WordPiece};
+use crate::{PipelineError, ascii::Ascii, wordpiece::WordPiece};
 
 /// What happens to a text of too many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,16 @@ pub(crate) enum Text {
     Pair(Arc<str>, String),
 }
 
+impl Text {
+    /// Bytes of it.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::One(text) => text.len(),
+            Self::Pair(first, second) => first.len() + second.len(),
+        }
+    }
+}
+
 /// Bytes of a text that are tokenized first, for each token that counts. The rest is looked at only
 /// if these do not give enough tokens.
 const BYTES_PER_TOKEN: usize = 16;
@@ -52,13 +62,13 @@ pub(crate) struct Encoding {
 }
 
 /// The library's tokenizer around a model.
-type Around<M> =
+pub(crate) type Around<M> =
     TokenizerImpl<M, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// What cuts words into pieces.
 #[derive(Debug)]
 enum Pieces {
-    WordPiece(Box<Around<WordPiece>>),
+    WordPiece(Box<Around<WordPiece>>, Option<Box<Ascii>>),
     /// Any other model: the library's own.
     Library(Box<Library>),
 }
@@ -78,7 +88,8 @@ impl Tokenizer {
         let (pieces, num_special) = match serde_json::from_slice::<Around<WordPiece>>(json) {
             Ok(mut pieces) => {
                 let num_special = limit(&mut pieces, limits)?;
-                (Pieces::WordPiece(Box::new(pieces)), num_special)
+                let ascii = Ascii::new(&pieces).map(Box::new);
+                (Pieces::WordPiece(Box::new(pieces), ascii), num_special)
             }
             Err(_) => {
                 let mut pieces = Library::from_bytes(json).map_err(PipelineError::Tokenizer)?;
@@ -91,6 +102,9 @@ impl Tokenizer {
 
     /// The ids of `text`. Of a pair that is too long, the longer text is cut first.
     pub(crate) fn encode(&self, text: &Text) -> Result<Encoding, PipelineError> {
+        if let Some(encoding) = self.encode_ascii(text) {
+            return Ok(encoding);
+        }
         let input = match text {
             Text::One(text) => EncodeInput::from(self.enough(text)?),
             Text::Pair(first, second) => (self.enough(first)?, self.enough(second)?).into(),
@@ -112,13 +126,26 @@ impl Tokenizer {
         })
     }
 
+    /// The encoding of a text that needs no cutting and nothing but ASCII.
+    fn encode_ascii(&self, text: &Text) -> Option<Encoding> {
+        let Pieces::WordPiece(library, Some(ascii)) = &self.pieces else {
+            return None;
+        };
+        let max_input_tokens = self.limits.max_input_tokens;
+        // No more than a few tokens are longer; what is longer as a whole is likely to be cut.
+        if text.len() > max_input_tokens.saturating_mul(BYTES_PER_TOKEN) {
+            return None;
+        }
+        ascii.encode(library.get_model(), text, max_input_tokens)
+    }
+
     fn pieces(
         &self,
         input: EncodeInput<'_>,
         add_special_tokens: bool,
     ) -> Result<tokenizers::Encoding, PipelineError> {
         let encoding = match &self.pieces {
-            Pieces::WordPiece(pieces) => pieces.encode_fast(input, add_special_tokens),
+            Pieces::WordPiece(pieces, _) => pieces.encode_fast(input, add_special_tokens),
             Pieces::Library(pieces) => pieces.encode_fast(input, add_special_tokens),
         };
         encoding.map_err(PipelineError::Tokenizer)

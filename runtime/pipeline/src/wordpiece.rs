@@ -2,9 +2,11 @@
 //! longer to load than a model that is mapped.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fmt,
     hash::BuildHasher,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -29,24 +31,25 @@ pub(crate) struct WordPiece {
 }
 
 impl WordPiece {
-    fn unknown(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
-        let id = self.vocabulary.id(&self.unk_token);
-        let id = id.ok_or_else(|| format!("the vocabulary has no {}", self.unk_token))?;
-        Ok(vec![Token { id, value: self.unk_token.clone(), offsets: (0, word.len()) }])
-    }
-}
-
-impl Model for WordPiece {
-    type Trainer = WordPieceTrainer;
-
-    fn tokenize(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
-        if word.chars().count() > self.max_input_chars_per_word {
-            return self.unknown(word);
+    /// Appends the ids of `word`'s pieces; `None` if it is unknown and there is no id for that.
+    pub(crate) fn push_ids(&self, word: &str, ids: &mut Vec<u32>) -> Option<()> {
+        let start = ids.len();
+        if !self.cut(word, |id, _| ids.push(id)) {
+            ids.truncate(start);
+            ids.push(self.vocabulary.id(&self.unk_token)?);
         }
-        let mut tokens = Vec::new();
+        Some(())
+    }
+
+    /// Gives `take` the id of each piece of `word` and where it lies; `false` if the word is
+    /// unknown, and with it what was given before.
+    fn cut(&self, word: &str, mut take: impl FnMut(u32, Range<usize>)) -> bool {
+        if word.chars().count() > self.max_input_chars_per_word {
+            return false;
+        }
         let mut start = 0;
         // What is left of the word, behind what marks a piece that is not its first.
-        let mut rest = word.to_owned();
+        let mut rest = Cow::Borrowed(word);
         let mut prefix = 0;
         while start < word.len() {
             let mut end = rest.len();
@@ -56,18 +59,35 @@ impl Model for WordPiece {
                 }
                 end -= rest[..end].chars().next_back().map_or(1, char::len_utf8);
                 if end <= prefix {
-                    return self.unknown(word);
+                    return false;
                 }
             };
             let next = start + end - prefix;
-            tokens.push(Token { id, value: rest[..end].to_owned(), offsets: (start, next) });
+            take(id, start..next);
             start = next;
-            rest.clear();
-            rest.push_str(&self.continuing_subword_prefix);
-            prefix = rest.len();
-            rest.push_str(&word[start..]);
+            prefix = self.continuing_subword_prefix.len();
+            rest = Cow::Owned([&self.continuing_subword_prefix, &word[start..]].concat());
         }
-        Ok(tokens)
+        true
+    }
+}
+
+impl Model for WordPiece {
+    type Trainer = WordPieceTrainer;
+
+    fn tokenize(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
+        let mut tokens = Vec::new();
+        let is_known = self.cut(word, |id, place| {
+            let prefix = if place.start > 0 { &self.continuing_subword_prefix } else { "" };
+            let value = [prefix, &word[place.clone()]].concat();
+            tokens.push(Token { id, value, offsets: (place.start, place.end) });
+        });
+        if is_known {
+            return Ok(tokens);
+        }
+        let id = self.vocabulary.id(&self.unk_token);
+        let id = id.ok_or_else(|| format!("the vocabulary has no {}", self.unk_token))?;
+        Ok(vec![Token { id, value: self.unk_token.clone(), offsets: (0, word.len()) }])
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
