@@ -176,7 +176,7 @@ mod tests {
         };
         // Half of them know nothing of the last parts.
         let mut text = |index: usize| {
-            let num_parts = parts.len() - if index % 2 == 0 { 11 } else { 0 };
+            let num_parts = parts.len() - if index.is_multiple_of(2) { 11 } else { 0 };
             (0..below(12)).map(|_| parts[below(num_parts)]).collect()
         };
         (0..4000).map(&mut text).collect()

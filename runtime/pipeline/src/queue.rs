@@ -11,6 +11,15 @@ use crate::{
     tokenize::{Encoding, Text},
 };
 
+/// What is put into the queue.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Not tokenized yet.
+    Text(Text),
+    /// May run at once.
+    Tokens(Encoding),
+}
+
 /// Bytes of text that one tokenizer is through with before another one would have woken up.
 const BYTES_PER_TOKENIZER: usize = 4096;
 
@@ -45,6 +54,7 @@ pub(crate) type Reply = oneshot::Sender<Result<Row, PipelineError>>;
 ///
 /// ```text
 /// submit ──> texts ──> tokenizing ──> ready ──> next_batch
+///   └─────────────────────────────────^
 /// ```
 ///
 /// A text has a place until the engine takes it, or its ticket is dropped.
@@ -185,29 +195,44 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for each of `texts`, or none: without waiting.
-    pub(crate) fn submit(self: &Arc<Self>, texts: Vec<Text>) -> Result<Vec<Ticket>, PipelineError> {
+    /// Takes a place for each of `inputs`, or none: without waiting.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        inputs: Vec<Input>,
+    ) -> Result<Vec<Ticket>, PipelineError> {
         let max_queue_requests = self.limits.max_queue_requests;
-        let mut tickets = Vec::with_capacity(texts.len());
+        let mut tickets = Vec::with_capacity(inputs.len());
+        let since = Instant::now();
         let mut state = self.lock();
-        if state.num_waiting() + texts.len() > max_queue_requests {
+        if state.num_waiting() + inputs.len() > max_queue_requests {
             return Err(PipelineError::QueueFull { max_queue_requests });
         }
-        for text in texts {
+        for input in inputs {
             let (reply, answer) = oneshot::channel();
             let id = state.next_id;
             state.next_id += 1;
-            state.unread_bytes += text.len();
-            state.texts.insert(id, (text, reply));
+            match input {
+                Input::Text(text) => {
+                    state.unread_bytes += text.len();
+                    state.texts.insert(id, (text, reply));
+                }
+                Input::Tokens(encoding) => {
+                    state.ready.insert(id, Ready { encoding, reply, since });
+                }
+            }
             tickets.push(Ticket { id, queue: self.clone(), answer });
         }
         // Waking a thread takes longer than a short text.
-        let wanted = (1 + state.unread_bytes / BYTES_PER_TOKENIZER).min(self.num_tokenizers);
-        let wake = wanted.saturating_sub(state.awake_tokenizers);
+        let wanted = state.texts.len().min(1 + state.unread_bytes / BYTES_PER_TOKENIZER);
+        let wake = wanted.min(self.num_tokenizers).saturating_sub(state.awake_tokenizers);
         state.awake_tokenizers += wake;
+        let wake_engine = state.call_engine(&self.limits);
         drop(state);
         for _ in 0..wake {
             self.text_came.notify_one();
+        }
+        if wake_engine {
+            self.engine_due.notify_one();
         }
         Ok(tickets)
     }
@@ -331,8 +356,8 @@ mod tests {
         Arc::new(Queue::new(limits, 1))
     }
 
-    fn texts(count: usize) -> Vec<Text> {
-        (0..count).map(|text| Text::One(text.to_string())).collect()
+    fn texts(count: usize) -> Vec<Input> {
+        (0..count).map(|text| Input::Text(Text::One(text.to_string()))).collect()
     }
 
     /// Does what a tokenizer does, for the text that has waited longest.
@@ -416,6 +441,21 @@ mod tests {
         let _ticket = queue.submit(texts(1)).unwrap();
         tokenize(&queue, 1);
         assert_eq!(ids(&queue.next_batch().unwrap()), [0]);
+    }
+
+    #[test]
+    fn tokens_keep_their_place_among_texts() {
+        let queue = queue(LIMITS);
+        let tokens =
+            |id| Encoding { input_ids: vec![id], token_type_ids: vec![0], truncated: false };
+        let mut inputs = vec![Input::Tokens(tokens(7))];
+        inputs.extend(texts(1));
+        inputs.push(Input::Tokens(tokens(8)));
+        let _tickets = queue.submit(inputs).unwrap();
+        let engine = queue.clone();
+        let batch = thread::spawn(move || ids(&engine.next_batch().unwrap()));
+        tokenize(&queue, 1);
+        assert_eq!(batch.join().unwrap(), [7, 1, 8], "the text, too, was waited for");
     }
 
     #[test]

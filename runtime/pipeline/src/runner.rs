@@ -12,9 +12,13 @@ use weights::Bundle;
 
 use crate::{
     BatchLimits, ModelInfo, PipelineError, TokenLimits,
-    queue::{Queue, Ready, Row},
+    queue::{Input, Queue, Ready, Row},
     tokenize::{Text, Tokenizer},
 };
+
+/// Bytes of a request that are tokenized where it arrives: it takes less time than to wake a thread
+/// for them.
+const MAX_INLINE_BYTES: usize = 4096;
 
 /// A model behind a queue. Its threads end when the last clone is dropped and nothing waits.
 #[derive(Debug, Clone)]
@@ -26,6 +30,7 @@ pub(crate) struct Runner {
 struct Model {
     info: ModelInfo,
     width: usize,
+    tokenizer: Arc<Tokenizer>,
     queue: Arc<Queue>,
 }
 
@@ -67,8 +72,8 @@ impl Runner {
 
         let queue = Arc::new(Queue::new(batch_limits, num_tokenizers()));
         // Before the threads: they end with it, whatever happens next.
-        let model = Model { info, width: output.width(), queue };
-        model.spawn(engine, tokenizer).map_err(PipelineError::Thread)?;
+        let model = Model { info, width: output.width(), tokenizer: Arc::new(tokenizer), queue };
+        model.spawn(engine).map_err(PipelineError::Thread)?;
         Ok(Self { model: Arc::new(model) })
     }
 
@@ -93,7 +98,7 @@ impl Runner {
     /// [`PipelineError::QueueFull`] at once if there is no place for all of them; the first error
     /// of one of them otherwise.
     pub(crate) async fn run(&self, texts: Vec<Text>) -> Result<Vec<Row>, PipelineError> {
-        let tickets = self.model.queue.submit(texts)?;
+        let tickets = self.model.queue.submit(self.model.read(texts))?;
         let mut rows = Vec::with_capacity(tickets.len());
         for (index, ticket) in tickets.into_iter().enumerate() {
             rows.push(ticket.answer().await.map_err(|error| error.at(index))?);
@@ -114,10 +119,25 @@ pub(crate) fn usage(rows: &[Row]) -> (usize, bool) {
 }
 
 impl Model {
-    fn spawn(&self, engine: impl Engine, tokenizer: Tokenizer) -> std::io::Result<()> {
-        let tokenizer = Arc::new(tokenizer);
+    /// Tokenizes what is quickly done; the rest is the tokenizers'.
+    fn read(&self, texts: Vec<Text>) -> Vec<Input> {
+        let mut bytes_left = MAX_INLINE_BYTES;
+        let read = |text: Text| {
+            let Some(left) = bytes_left.checked_sub(text.len()) else {
+                return Input::Text(text);
+            };
+            bytes_left = left;
+            match self.tokenizer.encode_ascii(&text) {
+                Some(encoding) => Input::Tokens(encoding),
+                None => Input::Text(text),
+            }
+        };
+        texts.into_iter().map(read).collect()
+    }
+
+    fn spawn(&self, engine: impl Engine) -> std::io::Result<()> {
         for index in 0..num_tokenizers() {
-            let (queue, tokenizer) = (self.queue.clone(), tokenizer.clone());
+            let (queue, tokenizer) = (self.queue.clone(), self.tokenizer.clone());
             thread::Builder::new()
                 .name(format!("tokenizer-{index}"))
                 .spawn(move || tokenize(&queue, &tokenizer))?;
@@ -275,9 +295,10 @@ mod tests {
         let (saw, seen) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel();
         let info = ModelInfo { name: "tiny".to_owned(), version: "0".to_owned() };
-        let model = Model { info, width: 1, queue: Arc::new(Queue::new(limits, num_tokenizers())) };
-        let engine = Gated { seen: saw, leave: may_leave };
-        model.spawn(engine, tokenizer(16, Truncation::Right)).unwrap();
+        let tokenizer = Arc::new(tokenizer(16, Truncation::Right));
+        let queue = Arc::new(Queue::new(limits, num_tokenizers()));
+        let model = Model { info, width: 1, tokenizer, queue };
+        model.spawn(Gated { seen: saw, leave: may_leave }).unwrap();
         Rig { runner: Runner { model: Arc::new(model) }, seen, leave }
     }
 

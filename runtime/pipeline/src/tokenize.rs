@@ -126,8 +126,9 @@ impl Tokenizer {
         })
     }
 
-    /// The encoding of a text that needs no cutting and nothing but ASCII.
-    fn encode_ascii(&self, text: &Text) -> Option<Encoding> {
+    /// [`Self::encode`] for a text that is ASCII and needs no cutting, if the model goes by BERT's
+    /// rules.
+    pub(crate) fn encode_ascii(&self, text: &Text) -> Option<Encoding> {
         let Pieces::WordPiece(library, Some(ascii)) = &self.pieces else {
             return None;
         };
