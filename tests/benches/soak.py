@@ -48,7 +48,7 @@ MISTAKES = (
     json.dumps({"text": "long " * 2000}),
 )
 # What these, and too many requests, may be answered.
-EXPECTED_STATUSES = {"200", "400", "422", "429"}
+EXPECTED_STATUSES = {"200", "400", "422", *load.REFUSALS}
 
 
 @dataclass
@@ -192,7 +192,7 @@ def summarize(results):
         "bench": "soak",
         "whole": results.is_whole,
         "requests": results.num_requests,
-        "refused": results.answers["429"],
+        "refused": sum(results.answers[status] for status in load.REFUSALS),
         "hang_ups": results.num_hang_ups,
         "unexpected": sum(results.unexpected.values()),
         "refusals_without_retry_after": results.refusals_without_retry_after,

@@ -823,6 +823,28 @@ def test_a_flood_of_pings_and_settings_takes_no_memory(hasty):
         assert rss_bytes(hasty) < rss + 16e6
 
 
+def test_bodies_that_follow_their_refusals_leave_the_h2_connection():
+    """As those of a proxy do: heads and bodies come apart, and refusals in between."""
+    with running(MAX_CONCURRENT_REQUESTS=1) as function, H2Caller(function.port) as caller:
+        function.wait_until_healthy()
+        accepted = caller.post(AMAZING[:-5], end=False)
+        for _ in range(3):
+            heads = [caller.head(content_type="application/json") for _ in range(150)]
+            caller.send(*heads)
+            waiting = {head.stream_id for head in heads}
+            for frame in caller.frames():
+                if isinstance(frame, HeadersFrame):
+                    assert dict(caller.decoder.decode(frame.data))[":status"] == "503"
+                elif isinstance(frame, DataFrame) and "END_STREAM" in frame.flags:
+                    waiting.remove(frame.stream_id)
+                if not waiting:
+                    break
+            for head in heads:
+                caller.send_body(head.stream_id, AMAZING)
+        caller.send_body(accepted, AMAZING[-5:])
+        assert caller.answer(accepted)[0] == 200
+
+
 def test_h2_limits_are_announced(hasty):
     with H2Caller(hasty.port) as caller:
         settings = next(frame for frame in caller.frames() if isinstance(frame, SettingsFrame))

@@ -7,16 +7,28 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use axum::{
     body::{Body, Bytes},
     extract::Request,
+    http::Version,
 };
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::{runtime::Handle, time::timeout};
 
 /// Most frames of a body nobody reads that are taken, if they are there, to keep its connection.
 const MAX_LEFT_FRAMES: usize = 16;
+
+/// How long an h2 stream takes of a body nobody reads. Closed at once, it would be forgotten while
+/// frames are on their way, and each of those counts as the caller's mistake: a hundred refusals
+/// would end the connection, and what else it carries.
+const LEFT_STREAM: Duration = Duration::from_secs(1);
+
+/// Most bytes that it takes.
+const MAX_LEFT_BYTES: usize = 128 << 10;
 
 /// Bytes of bodies that are held at once, by all requests of a process.
 #[derive(Debug)]
@@ -62,10 +74,11 @@ impl Upload {
             return (request, Self(None));
         }
         let unread = Arc::new(AtomicBool::new(false));
+        let is_stream = request.version() == Version::HTTP_2;
         let request = request.map(|body| {
             let bodies = bodies.clone();
             let unread = unread.clone();
-            Body::new(Watched { body, ended: false, held_bytes: 0, bodies, unread })
+            Body::new(Watched { body, is_stream, ended: false, held_bytes: 0, bodies, unread })
         });
         (request, Self(Some(unread)))
     }
@@ -79,6 +92,8 @@ impl Upload {
 #[derive(Debug)]
 struct Watched {
     body: Body,
+    /// Of h2, which closes it apart from its connection.
+    is_stream: bool,
     ended: bool,
     held_bytes: usize,
     bodies: Arc<Bodies>,
@@ -121,7 +136,24 @@ impl HttpBody for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.bodies.release(self.held_bytes);
-        self.unread.store(!self.ended && !is_here(&mut self.body), Relaxed);
+        let is_unread = !self.ended && !is_here(&mut self.body);
+        self.unread.store(is_unread, Relaxed);
+        if is_unread
+            && self.is_stream
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(LEFT_STREAM, take(std::mem::take(&mut self.body))));
+        }
+    }
+}
+
+/// Takes the rest of `body`, up to `MAX_LEFT_BYTES`.
+async fn take(mut body: Body) {
+    let mut num_bytes = 0;
+    while num_bytes <= MAX_LEFT_BYTES
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        num_bytes += frame.data_ref().map_or(0, Bytes::len);
     }
 }
 
