@@ -6,8 +6,8 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use engine::{Batch, Engine, Pooling, Precision};
-use engine_cpu::{CpuEngine, Options};
+use engine::{Batch, Engine, Options, Pooling, Precision};
+use engine_cpu::CpuEngine;
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::{Batch, Engine, Precision};
-use engine_cpu::{CpuEngine, Options};
+use engine::{Batch, Engine, Options, Precision};
+use engine_cpu::CpuEngine;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer, TruncationParams};

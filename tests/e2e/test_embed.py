@@ -95,36 +95,39 @@ def test_truncation_at_the_models_own_length_is_reported(embed):
 
 
 BAD = [
-    ("nothing", {}, "missing_field", "inputs", None),
-    ("null", {"inputs": None}, "missing_field", "inputs", None),
-    ("a number", {"inputs": 5}, "invalid_field", "inputs", None),
-    ("token ids", {"inputs": [1, 2]}, "invalid_field", "inputs", None),
-    ("no texts", {"inputs": []}, "empty", "inputs", None),
-    ("an empty text", {"inputs": ""}, "empty", "inputs", None),
-    ("one empty text", {"inputs": ["a", " "]}, "empty", "inputs[1]", None),
-    ("one long text", {"inputs": ["a", "b", "c" * 5001]}, "too_long", "inputs[2]", 5000),
-    ("too many", {"inputs": ["a"] * 33}, "too_many", "inputs", 32),
-    ("no dimensions", {"inputs": "a", "dimensions": 0}, "out_of_range", "dimensions", 1),
-    ("385 dimensions", {"inputs": "a", "dimensions": 385}, "out_of_range", "dimensions", 384),
-    ("no prompts", {"inputs": "a", "prompt_name": "q"}, "unknown_prompt", "prompt_name", None),
-    ("unknown field", {"inputs": "a", "normalise": True}, "invalid_field", "normalise", None),
+    ("nothing", {}, 422, "missing_field", "inputs", None),
+    ("null", {"inputs": None}, 422, "invalid_field", "inputs", None),
+    ("a number", {"inputs": 5}, 422, "invalid_field", "inputs", None),
+    ("token ids", {"inputs": [1, 2]}, 422, "invalid_field", "inputs[0]", None),
+    ("no texts", {"inputs": []}, 400, "empty", "inputs", None),
+    ("an empty text", {"inputs": ""}, 400, "empty", "inputs", None),
+    ("one empty text", {"inputs": ["a", " "]}, 400, "empty", "inputs[1]", None),
+    ("one long text", {"inputs": ["a", "b", "c" * 5001]}, 413, "too_long", "inputs[2]", 5000),
+    ("too many", {"inputs": ["a"] * 33}, 413, "too_many", "inputs", 32),
+    ("no dimensions", {"inputs": "a", "dimensions": 0}, 413, "out_of_range", "dimensions", 1),
+    ("385 dimensions", {"inputs": "a", "dimensions": 385}, 413, "out_of_range", "dimensions", 384),
+    ("no prompts", {"inputs": "a", "prompt_name": "q"}, 422, "unknown_prompt", "prompt_name", None),
 ]
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "field", "limit"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+    ("body", "status", "code", "field", "limit"),
+    [case[1:] for case in BAD],
+    ids=[case[0] for case in BAD],
 )
-def test_a_bad_body_names_field_and_limit(embed, body, code, field, limit):
+def test_a_bad_body_names_field_and_limit(embed, body, status, code, field, limit):
     answer = embed.post("/embed", **body)
-    assert answer.status_code == 422, answer.text
-    error = answer.json()["error"]
-    assert (error["code"], error["field"], error.get("limit")) == (code, field, limit)
+    error = answer.json()
+    assert (answer.status_code, error["code"]) == (status, code), error
+    assert (error["field"], error.get("limit")) == (field, limit)
+    assert error["error"].startswith(f"{field}: ")
+    assert error["error_type"] == ("Empty" if code == "empty" else "Validation")
 
 
 def test_a_text_over_the_limit_is_named_when_truncation_is_off():
     with running(binary=EMBED, TRUNCATION="off", MAX_INPUT_TOKENS=8) as function:
         function.wait_until_healthy()
-        error = function.post("/embed", inputs=["short", LONG]).json()["error"]
+        error = function.post("/embed", inputs=["short", LONG]).json()
         assert (error["code"], error["field"], error["limit"]) == ("too_long", "inputs[1]", 8)
 
 

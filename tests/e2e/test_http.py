@@ -68,7 +68,7 @@ BAD_BODIES = [
     ("an array", b'["text", 1]', 422, "invalid_body", None, None),
     ("deeply nested", b'{"text":' + b"[" * 100_000, 422, "invalid_field", "text", None),
     ("missing text", b"{}", 422, "missing_field", "text", None),
-    ("null text", b'{"text": null}', 422, "missing_field", "text", None),
+    ("null text", b'{"text": null}', 422, "invalid_field", "text", None),
     ("empty text", b'{"text": ""}', 422, "empty", "text", None),
     ("blank text", b'{"text": " \\n\\t "}', 422, "empty", "text", None),
     ("text is a number", b'{"text": 5}', 422, "invalid_field", "text", None),

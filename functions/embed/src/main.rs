@@ -1,20 +1,14 @@
-//! `POST /embed` on the CPU. This file only joins parts; the handler is
-//! `serve::endpoint::embed`.
+//! `POST /embed` on the CPU, in every dialect. This file only joins parts: `serve::embed` is what is
+//! asked and answered, `pipeline::Embedder` how.
 
 use std::process::ExitCode;
 
-use engine_cpu::{CpuEngine, Options};
+use engine_cpu::CpuEngine;
 use pipeline::Embedder;
-use serve::endpoint::embed;
 
 fn main() -> ExitCode {
-    serve::run("embed", embed::routes, |bundle, config| {
-        let options = Options {
-            num_threads: config.num_threads,
-            precision: config.precision,
-            pooling: config.pooling,
-        };
-        let engine = CpuEngine::load(bundle, &options)?;
+    serve::run("embed", serve::embed, |bundle, config| {
+        let engine = CpuEngine::load(bundle, &config.engine_options)?;
         Ok(Embedder::start(bundle, engine, config.batch_limits, config.token_limits)?)
     })
 }

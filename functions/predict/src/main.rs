@@ -1,20 +1,14 @@
-//! `POST /predict` on the CPU. This file only joins parts; the handler is
-//! `serve::endpoint::predict`.
+//! `POST /predict` on the CPU, in every dialect. This file only joins parts: `serve::predict` is what is
+//! asked and answered, `pipeline::Classifier` how.
 
 use std::process::ExitCode;
 
-use engine_cpu::{CpuEngine, Options};
+use engine_cpu::CpuEngine;
 use pipeline::Classifier;
-use serve::endpoint::predict;
 
 fn main() -> ExitCode {
-    serve::run("predict", predict::routes, |bundle, config| {
-        let options = Options {
-            num_threads: config.num_threads,
-            precision: config.precision,
-            pooling: config.pooling,
-        };
-        let engine = CpuEngine::load(bundle, &options)?;
+    serve::run("predict", serve::predict, |bundle, config| {
+        let engine = CpuEngine::load(bundle, &config.engine_options)?;
         Ok(Classifier::start(bundle, engine, config.batch_limits, config.token_limits)?)
     })
 }

@@ -1,20 +1,14 @@
-//! `POST /rerank` on the CPU. This file only joins parts; the handler is
-//! `serve::endpoint::rerank`.
+//! `POST /rerank` on the CPU, in every dialect. This file only joins parts: `serve::rerank` is what is
+//! asked and answered, `pipeline::Reranker` how.
 
 use std::process::ExitCode;
 
-use engine_cpu::{CpuEngine, Options};
+use engine_cpu::CpuEngine;
 use pipeline::Reranker;
-use serve::endpoint::rerank;
 
 fn main() -> ExitCode {
-    serve::run("rerank", rerank::routes, |bundle, config| {
-        let options = Options {
-            num_threads: config.num_threads,
-            precision: config.precision,
-            pooling: config.pooling,
-        };
-        let engine = CpuEngine::load(bundle, &options)?;
+    serve::run("rerank", serve::rerank, |bundle, config| {
+        let engine = CpuEngine::load(bundle, &config.engine_options)?;
         Ok(Reranker::start(bundle, engine, config.batch_limits, config.token_limits)?)
     })
 }

@@ -24,6 +24,12 @@ pub(crate) enum CliError {
     /// It answers otherwise than the exported model.
     #[error("{precision} loses too much: {loss}; --force packs it nevertheless")]
     Loss { precision: Precision, loss: String },
+    /// A function cannot be called that.
+    #[error("{0:?} is no name of a function: use up to 63 of a-z, 0-9 and -, a letter first")]
+    Name(String),
+    /// A function cannot be written.
+    #[error("{}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
     /// The report cannot be written.
     #[error("standard output")]
     Report(#[from] std::io::Error),

@@ -4,6 +4,7 @@ mod access;
 mod calibration;
 mod error;
 mod inspect;
+mod new;
 mod pack;
 mod progress;
 mod promote;
@@ -20,7 +21,7 @@ use telemetry::{Causes, LogFormat};
 
 use crate::error::CliError;
 
-/// Prepares and publishes models for Sanderling's functions.
+/// Writes Sanderling's functions, prepares and publishes their models.
 #[derive(Debug, Parser)]
 #[command(name = "sanderling", version)]
 struct Arguments {
@@ -38,6 +39,7 @@ enum Command {
     Pull(pull::Arguments),
     Promote(promote::Promote),
     Rollback(promote::Rollback),
+    New(new::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Pull(arguments) => pull::run(&arguments, &access, &mut report),
         Command::Promote(arguments) => promote::promote(&arguments, &access, &mut report),
         Command::Rollback(arguments) => promote::rollback(&arguments, &access, &mut report),
+        Command::New(arguments) => new::run(&arguments, &mut report),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

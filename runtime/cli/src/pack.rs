@@ -2,8 +2,8 @@
 
 use std::{ffi::OsString, io::Write, path::PathBuf};
 
-use engine::{Precision, UnknownPrecision};
-use engine_cpu::{CpuEngine, Options};
+use engine::{Options, Precision, UnknownPrecision};
+use engine_cpu::CpuEngine;
 use weights::{Access, Bundle};
 
 use crate::{

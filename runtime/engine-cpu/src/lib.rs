@@ -36,7 +36,7 @@ use std::{
 
 use engine::{Batch, Engine, EngineError, Output, Pooling};
 
-pub use crate::load::{Options, PackedModel, pack};
+pub use crate::load::{PackedModel, pack};
 use crate::{
     graph::{Graph, Sequence},
     pool::pool,

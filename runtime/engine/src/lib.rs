@@ -15,12 +15,14 @@
 
 mod batch;
 mod error;
+mod options;
 mod output;
 mod pooling;
 mod precision;
 
 pub use batch::Batch;
 pub use error::EngineError;
+pub use options::Options;
 pub use output::Output;
 pub use pooling::{Pooling, UnknownPooling};
 pub use precision::{Precision, UnknownPrecision};

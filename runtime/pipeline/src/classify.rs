@@ -2,8 +2,8 @@ use engine::Engine;
 use weights::Bundle;
 
 use crate::{
-    BatchLimits, LabelScore, ModelInfo, Pipeline, PipelineError, TokenLimits, labels::top_labels,
-    runner::Runner, tokenize::Text,
+    BatchLimits, LabelScore, PipelineError, Task, TokenLimits, Truncation, Usage, impl_pipeline,
+    labels::top_labels, runner::Runner, tokenize::Text,
 };
 
 /// Text classification: a text in, its most probable labels out.
@@ -13,15 +13,35 @@ pub struct Classifier {
     labels: std::sync::Arc<[String]>,
 }
 
-/// What a classifier says of a text.
+/// What is said of texts, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClassifyOptions {
+    /// How many labels a text gets; `None`: all.
+    pub top_k: Option<usize>,
+    /// How logits become scores; `None`: softmax, or the sigmoid if there is one label only.
+    pub scores: Option<Scores>,
+    /// What happens to a text that is too long, unless it is the function's own.
+    pub truncation: Option<Truncation>,
+}
+
+/// How logits become scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scores {
+    /// They sum to 1: one of the labels holds.
+    Softmax,
+    /// Each is between 0 and 1 for itself: several labels may hold.
+    Sigmoid,
+    /// As they are.
+    Logits,
+}
+
+/// What a classifier says of texts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Classification {
-    /// Best first.
-    pub labels: Vec<LabelScore>,
-    /// Tokens the model read, special tokens included.
-    pub num_tokens: usize,
-    /// Whether a part of the text was cut off before.
-    pub truncated: bool,
+pub struct Classifications {
+    /// `[batch_size][top_k]`, best first.
+    pub rows: Vec<Vec<LabelScore>>,
+    /// What they cost.
+    pub usage: Usage,
 }
 
 impl Classifier {
@@ -50,28 +70,29 @@ impl Classifier {
         Ok(Self { runner, labels: bundle.labels().into() })
     }
 
-    /// The `top_k` most probable labels of `text`.
+    /// The most probable labels of each of `texts`, in their order.
     ///
     /// # Errors
     ///
-    /// [`PipelineError`]; nothing has run when it is `QueueFull`, `TooManyTokens` or `TopK`.
+    /// [`PipelineError`]; nothing has run when it is `QueueFull` or `TopK`.
     pub async fn classify(
         &self,
-        text: String,
-        top_k: usize,
-    ) -> Result<Classification, PipelineError> {
+        texts: Vec<Text>,
+        options: ClassifyOptions,
+    ) -> Result<Classifications, PipelineError> {
         let num_labels = self.labels.len();
+        let top_k = options.top_k.unwrap_or(num_labels);
         if top_k > num_labels {
             return Err(PipelineError::TopK { top_k, num_labels });
         }
-        let row = self.runner.run_one(Text::One(text)).await?;
-        let labels = top_labels(&row.values, &self.labels, top_k);
-        Ok(Classification { labels, num_tokens: row.num_tokens, truncated: row.truncated })
+        let scores = options.scores.unwrap_or(match num_labels {
+            1 => Scores::Sigmoid,
+            _ => Scores::Softmax,
+        });
+        let (rows, usage) = self.runner.run(texts, options.truncation).await?;
+        let rows = rows.iter().map(|logits| top_labels(logits, &self.labels, top_k, scores));
+        Ok(Classifications { rows: rows.collect(), usage })
     }
 }
 
-impl Pipeline for Classifier {
-    fn model(&self) -> &ModelInfo {
-        self.runner.info()
-    }
-}
+impl_pipeline!(Classifier, |classifier| Task::Classify { labels: &classifier.labels });

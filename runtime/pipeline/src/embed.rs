@@ -4,9 +4,8 @@ use engine::Engine;
 use weights::Bundle;
 
 use crate::{
-    BatchLimits, ModelInfo, Pipeline, PipelineError, TokenLimits,
-    runner::{self, Runner},
-    tokenize::Text,
+    BatchLimits, PipelineError, Task, TokenLimits, Truncation, Usage, impl_pipeline,
+    runner::Runner, tokenize::Text,
 };
 
 /// Sentence embeddings: texts in, a vector each out.
@@ -14,6 +13,7 @@ use crate::{
 pub struct Embedder {
     runner: Runner,
     prompts: Arc<Prompts>,
+    pooling: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -32,6 +32,15 @@ pub struct EmbedOptions {
     pub dimensions: Option<usize>,
     /// Which of the model's prompts is put before the texts; `None`: its default, if it has one.
     pub prompt_name: Option<String>,
+    /// What happens to a text that is too long, unless it is the function's own.
+    pub truncation: Option<Truncation>,
+}
+
+impl Default for EmbedOptions {
+    /// All of a vector, of length 1, with the model's default prompt.
+    fn default() -> Self {
+        Self { normalize: true, dimensions: None, prompt_name: None, truncation: None }
+    }
 }
 
 /// What an embedder makes of texts.
@@ -39,10 +48,8 @@ pub struct EmbedOptions {
 pub struct Embeddings {
     /// `[batch_size][dimensions]`
     pub rows: Vec<Vec<f32>>,
-    /// Tokens the model read, special tokens and prompts included.
-    pub num_tokens: usize,
-    /// Whether a part of a text was cut off before.
-    pub truncated: bool,
+    /// What they cost.
+    pub usage: Usage,
 }
 
 impl Embedder {
@@ -68,17 +75,18 @@ impl Embedder {
             default: default.and_then(|name| sentence.prompts.get(name)).cloned(),
             texts: sentence.prompts.clone(),
         };
-        Ok(Self { runner, prompts: Arc::new(prompts) })
+        let pooling = sentence.pooling.as_deref().map(Into::into);
+        Ok(Self { runner, prompts: Arc::new(prompts), pooling })
     }
 
-    /// The embeddings of `texts`, in their order.
+    /// The embeddings of `texts`, in their order. Of a pair, the prompt stands before the first.
     ///
     /// # Errors
     ///
     /// [`PipelineError`]; nothing has run when it is `QueueFull`, `Dimensions` or `Prompt`.
     pub async fn embed(
         &self,
-        texts: Vec<String>,
+        texts: Vec<Text>,
         options: EmbedOptions,
     ) -> Result<Embeddings, PipelineError> {
         let hidden_size = self.runner.width();
@@ -87,26 +95,27 @@ impl Embedder {
             return Err(PipelineError::Dimensions { dimensions, hidden_size });
         }
         let prompt = self.prompts.find(options.prompt_name)?;
-        let texts = texts.into_iter().map(|text| Text::One(format!("{prompt}{text}")));
-        let rows = self.runner.run(texts.collect()).await?;
-        let (num_tokens, truncated) = runner::usage(&rows);
-        let rows = rows.into_iter().map(|row| {
-            let mut values = row.values;
-            values.truncate(dimensions);
-            if options.normalize {
-                normalize(&mut values);
-            }
-            values
+        let texts = texts.into_iter().map(|text| match text {
+            text if prompt.is_empty() => text,
+            Text::One(text) => Text::One(format!("{prompt}{text}")),
+            Text::Pair(first, second) => Text::Pair(format!("{prompt}{first}").into(), second),
         });
-        Ok(Embeddings { rows: rows.collect(), num_tokens, truncated })
+        let (mut rows, usage) = self.runner.run(texts.collect(), options.truncation).await?;
+        for row in &mut rows {
+            row.truncate(dimensions);
+            if options.normalize {
+                normalize(row);
+            }
+        }
+        Ok(Embeddings { rows, usage })
     }
 }
 
-impl Pipeline for Embedder {
-    fn model(&self) -> &ModelInfo {
-        self.runner.info()
-    }
-}
+impl_pipeline!(Embedder, |embedder| Task::Embed {
+    hidden_size: embedder.runner.width(),
+    prompt_names: embedder.prompts.texts.keys().map(String::as_str).collect(),
+    pooling: embedder.pooling.as_deref(),
+});
 
 impl Prompts {
     fn find(&self, name: Option<String>) -> Result<&str, PipelineError> {

@@ -7,17 +7,17 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    PipelineError,
+    PipelineError, Truncation, Usage,
     tokenize::{Encoding, Text},
 };
 
 /// What is put into the queue.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// Not tokenized yet.
-    Text(Text),
-    /// May run at once.
-    Tokens(Encoding),
+    /// Not tokenized yet, and what happens to it if it is too long.
+    Text(Text, Truncation),
+    /// May run at once; what it took to tokenize it.
+    Tokens(Encoding, Duration),
 }
 
 /// Bytes of text that one tokenizer is through with before another one would have woken up.
@@ -42,10 +42,7 @@ pub struct BatchLimits {
 pub(crate) struct Row {
     /// `[width]`
     pub(crate) values: Vec<f32>,
-    /// Tokens the model read, special tokens included.
-    pub(crate) num_tokens: usize,
-    /// Whether a part of the text was cut off before.
-    pub(crate) truncated: bool,
+    pub(crate) usage: Usage,
 }
 
 pub(crate) type Reply = oneshot::Sender<Result<Row, PipelineError>>;
@@ -70,7 +67,7 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
-    texts: BTreeMap<u64, (Text, Reply)>,
+    texts: BTreeMap<u64, Waiting>,
     tokenizing: BTreeSet<u64>,
     ready: BTreeMap<u64, Ready>,
     /// Bytes of those that no tokenizer is through with.
@@ -93,12 +90,24 @@ enum EngineThread {
     Gathers,
 }
 
+/// A text that no tokenizer has taken.
+#[derive(Debug)]
+struct Waiting {
+    text: Text,
+    truncation: Truncation,
+    reply: Reply,
+    came: Instant,
+}
+
 /// A text that a tokenizer has taken.
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) id: u64,
     pub(crate) text: Text,
-    pub(crate) reply: Reply,
+    pub(crate) truncation: Truncation,
+    reply: Reply,
+    came: Instant,
+    since: Instant,
 }
 
 /// A text that may run.
@@ -106,6 +115,8 @@ pub(crate) struct Taken {
 pub(crate) struct Ready {
     pub(crate) encoding: Encoding,
     pub(crate) reply: Reply,
+    pub(crate) came: Instant,
+    pub(crate) tokenize: Duration,
     since: Instant,
 }
 
@@ -202,7 +213,7 @@ impl Queue {
     ) -> Result<Vec<Ticket>, PipelineError> {
         let max_queue_requests = self.limits.max_queue_requests;
         let mut tickets = Vec::with_capacity(inputs.len());
-        let since = Instant::now();
+        let came = Instant::now();
         let mut state = self.lock();
         if state.num_waiting() + inputs.len() > max_queue_requests {
             return Err(PipelineError::QueueFull { max_queue_requests });
@@ -212,12 +223,13 @@ impl Queue {
             let id = state.next_id;
             state.next_id += 1;
             match input {
-                Input::Text(text) => {
+                Input::Text(text, truncation) => {
                     state.unread_bytes += text.len();
-                    state.texts.insert(id, (text, reply));
+                    state.texts.insert(id, Waiting { text, truncation, reply, came });
                 }
-                Input::Tokens(encoding) => {
-                    state.ready.insert(id, Ready { encoding, reply, since });
+                Input::Tokens(encoding, tokenize) => {
+                    let ready = Ready { encoding, reply, came, tokenize, since: came };
+                    state.ready.insert(id, ready);
                 }
             }
             tickets.push(Ticket { id, queue: self.clone(), answer });
@@ -240,7 +252,7 @@ impl Queue {
     fn give_up(&self, id: u64) {
         let mut state = self.lock();
         let text = state.texts.remove(&id);
-        state.unread_bytes -= text.as_ref().map_or(0, |(text, _)| text.len());
+        state.unread_bytes -= text.as_ref().map_or(0, |waiting| waiting.text.len());
         let ready = state.ready.remove(&id);
         state.tokenizing.remove(&id);
         let wake = state.call_engine(&self.limits);
@@ -256,9 +268,9 @@ impl Queue {
     pub(crate) fn next_text(&self) -> Option<Taken> {
         let mut state = self.lock();
         loop {
-            if let Some((id, (text, reply))) = state.texts.pop_first() {
+            if let Some((id, Waiting { text, truncation, reply, came })) = state.texts.pop_first() {
                 state.tokenizing.insert(id);
-                return Some(Taken { id, text, reply });
+                return Some(Taken { id, text, truncation, reply, came, since: Instant::now() });
             }
             if state.closed {
                 return None;
@@ -271,13 +283,15 @@ impl Queue {
     /// Puts a text that was taken among those that are ready, unless its caller has left; answers
     /// one that has no encoding.
     pub(crate) fn tokenized(&self, taken: Taken, encoding: Result<Encoding, PipelineError>) {
-        let Taken { id, text, reply } = taken;
+        let Taken { id, text, reply, came, .. } = taken;
+        let now = Instant::now();
+        let tokenize = now - taken.since;
         let mut state = self.lock();
         state.unread_bytes -= text.len();
         let is_wanted = state.tokenizing.remove(&id);
         let error = match encoding {
             Ok(encoding) if is_wanted => {
-                state.ready.insert(id, Ready { encoding, reply, since: Instant::now() });
+                state.ready.insert(id, Ready { encoding, reply, came, tokenize, since: now });
                 None
             }
             Ok(_) => None,
@@ -324,6 +338,16 @@ impl Queue {
         }
     }
 
+    /// Texts that have a place.
+    pub(crate) fn num_waiting(&self) -> usize {
+        self.lock().num_waiting()
+    }
+
+    /// Places there are.
+    pub(crate) fn max_queue_requests(&self) -> usize {
+        self.limits.max_queue_requests
+    }
+
     #[cfg(test)]
     pub(crate) fn num_ready(&self) -> usize {
         self.lock().ready.len()
@@ -357,7 +381,8 @@ mod tests {
     }
 
     fn texts(count: usize) -> Vec<Input> {
-        (0..count).map(|text| Input::Text(Text::One(text.to_string()))).collect()
+        let text = |text: usize| Input::Text(Text::One(text.to_string()), Truncation::Right);
+        (0..count).map(text).collect()
     }
 
     /// Does what a tokenizer does, for the text that has waited longest.
@@ -448,9 +473,9 @@ mod tests {
         let queue = queue(LIMITS);
         let tokens =
             |id| Encoding { input_ids: vec![id], token_type_ids: vec![0], truncated: false };
-        let mut inputs = vec![Input::Tokens(tokens(7))];
+        let mut inputs = vec![Input::Tokens(tokens(7), Duration::ZERO)];
         inputs.extend(texts(1));
-        inputs.push(Input::Tokens(tokens(8)));
+        inputs.push(Input::Tokens(tokens(8), Duration::ZERO));
         let _tickets = queue.submit(inputs).unwrap();
         let engine = queue.clone();
         let batch = thread::spawn(move || ids(&engine.next_batch().unwrap()));

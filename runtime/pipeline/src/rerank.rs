@@ -4,15 +4,15 @@ use engine::Engine;
 use weights::Bundle;
 
 use crate::{
-    BatchLimits, ModelInfo, Pipeline, PipelineError, TokenLimits,
-    runner::{self, Runner},
-    tokenize::Text,
+    BatchLimits, PipelineError, Task, TokenLimits, Truncation, Usage, impl_pipeline,
+    labels::sigmoid, runner::Runner, tokenize::Text,
 };
 
 /// Reranking by a cross-encoder: a query and texts in, how well each text answers the query out.
 #[derive(Debug, Clone)]
 pub struct Reranker {
     runner: Runner,
+    label: Arc<str>,
 }
 
 /// What a reranker says of texts.
@@ -20,16 +20,14 @@ pub struct Reranker {
 pub struct Ranking {
     /// Best first; equal scores in the order of the texts.
     pub scores: Vec<TextScore>,
-    /// Tokens the model read, the query once a text and special tokens included.
-    pub num_tokens: usize,
-    /// Whether a part of a text or of the query was cut off before.
-    pub truncated: bool,
+    /// What they cost; the query counts once a text.
+    pub usage: Usage,
 }
 
 /// How well one text answers the query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TextScore {
-    /// Which of the texts.
+    /// Which of the pairs.
     pub index: usize,
     /// 0 to 1, or the model's logit.
     pub score: f32,
@@ -59,50 +57,57 @@ impl Reranker {
             let reason = format!("a reranker gives one logit, the graph gives {num_logits}");
             return Err(PipelineError::Model { model: runner.info().name.clone(), reason });
         }
-        Ok(Self { runner })
+        let label = bundle.labels().first().map_or("LABEL_0", String::as_str).into();
+        Ok(Self { runner, label })
     }
 
-    /// Ranks `texts` by how well they answer `query`. `raw_scores` gives logits, not their sigmoid.
+    /// Ranks `pairs` by how well the second text of each answers its first. `raw_scores` gives
+    /// logits, not their sigmoid; `truncation` counts unless it is the function's own.
     ///
     /// # Errors
     ///
     /// [`PipelineError`]; nothing has run when it is `QueueFull`.
     pub async fn rerank(
         &self,
-        query: String,
-        texts: Vec<String>,
+        pairs: Vec<Text>,
         raw_scores: bool,
+        truncation: Option<Truncation>,
     ) -> Result<Ranking, PipelineError> {
-        let query: Arc<str> = query.into();
-        let pairs = texts.into_iter().map(|text| Text::Pair(query.clone(), text));
-        let rows = self.runner.run(pairs.collect()).await?;
-        let (num_tokens, truncated) = runner::usage(&rows);
-        let logits: Vec<f32> = rows.iter().map(|row| row.values[0]).collect();
-        Ok(Ranking { scores: rank(&logits, raw_scores), num_tokens, truncated })
+        let (rows, usage) = self.runner.run(pairs, truncation).await?;
+        // One logit each.
+        Ok(Ranking { scores: rank(&rows.concat(), raw_scores), usage })
+    }
+
+    /// How well the second text of each of `pairs` answers its first, in their order.
+    ///
+    /// # Errors
+    ///
+    /// As of [`rerank`](Self::rerank).
+    pub async fn score(
+        &self,
+        pairs: Vec<Text>,
+        raw_scores: bool,
+        truncation: Option<Truncation>,
+    ) -> Result<(Vec<f32>, Usage), PipelineError> {
+        let (rows, usage) = self.runner.run(pairs, truncation).await?;
+        let scores = rows.concat().into_iter().map(|logit| score(logit, raw_scores));
+        Ok((scores.collect(), usage))
     }
 }
 
-impl Pipeline for Reranker {
-    fn model(&self) -> &ModelInfo {
-        self.runner.info()
-    }
-}
+impl_pipeline!(Reranker, |reranker| Task::Rerank { label: &reranker.label });
 
 /// One logit a text as scores, best first.
 fn rank(logits: &[f32], raw_scores: bool) -> Vec<TextScore> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     // By logit: sigmoids of large ones are equal.
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    let score = |index: usize| match raw_scores {
-        true => logits[index],
-        false => sigmoid(logits[index]),
-    };
-    order.into_iter().map(|index| TextScore { index, score: score(index) }).collect()
+    let ranked = order.into_iter();
+    ranked.map(|index| TextScore { index, score: score(logits[index], raw_scores) }).collect()
 }
 
-/// `1 / (1 + exp(-x))`
-fn sigmoid(logit: f32) -> f32 {
-    1.0 / (1.0 + (-logit).exp())
+fn score(logit: f32, raw_scores: bool) -> f32 {
+    if raw_scores { logit } else { sigmoid(logit) }
 }
 
 #[cfg(test)]

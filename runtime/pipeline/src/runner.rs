@@ -5,13 +5,15 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
+    time::{Duration, Instant},
 };
 
 use engine::{Batch, Engine, EngineError, Output};
 use weights::Bundle;
 
 use crate::{
-    BatchLimits, ModelInfo, PipelineError, TokenLimits,
+    Activity, BatchLimits, ModelInfo, PipelineError, Timing, TokenLimits, Truncation, Usage,
+    activity::Batches,
     queue::{Input, Queue, Ready, Row},
     tokenize::{Text, Tokenizer},
 };
@@ -32,6 +34,7 @@ struct Model {
     width: usize,
     tokenizer: Arc<Tokenizer>,
     queue: Arc<Queue>,
+    batches: Arc<Batches>,
 }
 
 impl Drop for Model {
@@ -52,11 +55,14 @@ impl Runner {
         token_limits: TokenLimits,
         sample: &Text,
     ) -> Result<Self, PipelineError> {
-        let info =
-            ModelInfo { name: bundle.name().to_owned(), version: bundle.version().to_owned() };
         let allowed = bundle.max_position_embeddings();
         let allowed = bundle.sentence().max_seq_length.unwrap_or(allowed).min(allowed);
         let max_input_tokens = token_limits.max_input_tokens.min(allowed);
+        let info = ModelInfo {
+            name: bundle.name().to_owned(),
+            version: bundle.version().to_owned(),
+            max_input_tokens,
+        };
         let stage = telemetry::stage("tokenizer");
         let tokenizer =
             Tokenizer::new(bundle.tokenizer(), TokenLimits { max_input_tokens, ..token_limits })?;
@@ -64,7 +70,7 @@ impl Runner {
 
         let stage = telemetry::stage("warm_up");
         let mut batch = Batch::new();
-        let encoding = tokenizer.encode(sample)?;
+        let encoding = tokenizer.encode(sample, token_limits.truncation)?;
         batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
         let output = engine.forward(&batch).map_err(engine_failed)?;
         check_finite(output.row(0), &info.name)?;
@@ -72,7 +78,13 @@ impl Runner {
 
         let queue = Arc::new(Queue::new(batch_limits, num_tokenizers()));
         // Before the threads: they end with it, whatever happens next.
-        let model = Model { info, width: output.width(), tokenizer: Arc::new(tokenizer), queue };
+        let model = Model {
+            info,
+            width: output.width(),
+            tokenizer: Arc::new(tokenizer),
+            queue,
+            batches: Arc::default(),
+        };
         model.spawn(engine).map_err(PipelineError::Thread)?;
         Ok(Self { model: Arc::new(model) })
     }
@@ -86,24 +98,44 @@ impl Runner {
         self.model.width
     }
 
-    /// The engine's row for `text`; as [`Runner::run`].
-    pub(crate) async fn run_one(&self, text: Text) -> Result<Row, PipelineError> {
-        self.run(vec![text]).await?.pop().ok_or(PipelineError::Stopped)
+    /// What waits, and what has run.
+    pub(crate) fn activity(&self) -> Activity {
+        Activity {
+            num_waiting: self.model.queue.num_waiting(),
+            max_queue_requests: self.model.queue.max_queue_requests(),
+            batches: self.model.batches.newest(),
+        }
     }
 
-    /// The engine's rows for `texts`, in their order. Dropping the future gives their places up.
+    /// Text to token ids, and back.
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.model.tokenizer
+    }
+
+    /// The engine's rows for `texts`, in their order, and what they cost together. Dropping the
+    /// future gives their places up. `truncation`: unless it is the function's own.
     ///
     /// # Errors
     ///
     /// [`PipelineError::QueueFull`] at once if there is no place for all of them; the first error
     /// of one of them otherwise.
-    pub(crate) async fn run(&self, texts: Vec<Text>) -> Result<Vec<Row>, PipelineError> {
-        let tickets = self.model.queue.submit(self.model.read(texts))?;
+    pub(crate) async fn run(
+        &self,
+        texts: Vec<Text>,
+        truncation: Option<Truncation>,
+    ) -> Result<(Vec<Vec<f32>>, Usage), PipelineError> {
+        let truncation = truncation.unwrap_or(self.tokenizer().limits().truncation);
+        let num_chars = texts.iter().map(Text::num_chars).sum();
+        let tickets = self.model.queue.submit(self.model.read(texts, truncation))?;
         let mut rows = Vec::with_capacity(tickets.len());
+        let mut usage = Usage::default();
         for (index, ticket) in tickets.into_iter().enumerate() {
-            rows.push(ticket.answer().await.map_err(|error| error.at(index))?);
+            let row = ticket.answer().await.map_err(|error| error.at(index))?;
+            rows.push(row.values);
+            usage = usage.and(row.usage);
         }
-        Ok(rows)
+        usage.num_chars = num_chars;
+        Ok((rows, usage))
     }
 }
 
@@ -112,24 +144,19 @@ fn num_tokenizers() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Tokens of all rows, and whether a text of theirs was cut.
-pub(crate) fn usage(rows: &[Row]) -> (usize, bool) {
-    let num_tokens = rows.iter().map(|row| row.num_tokens).sum();
-    (num_tokens, rows.iter().any(|row| row.truncated))
-}
-
 impl Model {
     /// Tokenizes what is quickly done; the rest is the tokenizers'.
-    fn read(&self, texts: Vec<Text>) -> Vec<Input> {
+    fn read(&self, texts: Vec<Text>, truncation: Truncation) -> Vec<Input> {
         let mut bytes_left = MAX_INLINE_BYTES;
         let read = |text: Text| {
             let Some(left) = bytes_left.checked_sub(text.len()) else {
-                return Input::Text(text);
+                return Input::Text(text, truncation);
             };
             bytes_left = left;
+            let started = Instant::now();
             match self.tokenizer.encode_ascii(&text) {
-                Some(encoding) => Input::Tokens(encoding),
-                None => Input::Text(text),
+                Some(encoding) => Input::Tokens(encoding, started.elapsed()),
+                None => Input::Text(text, truncation),
             }
         };
         texts.into_iter().map(read).collect()
@@ -142,10 +169,11 @@ impl Model {
                 .name(format!("tokenizer-{index}"))
                 .spawn(move || tokenize(&queue, &tokenizer))?;
         }
-        let (queue, name) = (self.queue.clone(), self.info.name.clone());
+        let (queue, batches) = (self.queue.clone(), self.batches.clone());
+        let name = self.info.name.clone();
         thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run_batches(&queue, engine, &name))?;
+            .spawn(move || run_batches(&queue, engine, &batches, &name))?;
         Ok(())
     }
 }
@@ -153,22 +181,23 @@ impl Model {
 /// Tokenizes what comes until the queue is closed and empty.
 fn tokenize(queue: &Queue, tokenizer: &Tokenizer) {
     while let Some(taken) = queue.next_text() {
-        let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode(&taken.text)))
+        let encode = || tokenizer.encode(&taken.text, taken.truncation);
+        let encoding = catch_unwind(AssertUnwindSafe(encode))
             .unwrap_or_else(|panic| Err(PipelineError::Tokenizer(reason(&*panic).into())));
         queue.tokenized(taken, encoding);
     }
 }
 
 /// Runs batches until the queue is closed and empty.
-fn run_batches(queue: &Queue, mut engine: impl Engine, model: &str) {
+fn run_batches(queue: &Queue, mut engine: impl Engine, batches: &Batches, model: &str) {
     while let Some(batch) = queue.next_batch() {
-        run(&mut engine, batch, model);
+        run(&mut engine, batch, batches, model);
     }
 }
 
 /// One forward pass for those who still wait. If it fails, each gets one by itself, so that who made
 /// it fail is alone with the error.
-fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, model: &str) {
+fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model: &str) {
     texts.retain(|text| !text.reply.is_closed());
     if texts.is_empty() {
         return;
@@ -177,14 +206,17 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, model: &str) {
     for Ready { encoding, .. } in &texts {
         batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
     }
+    let started = Instant::now();
     match forward(engine, &batch) {
         Ok(output) => {
+            let forward = started.elapsed();
+            batches.ran(batch.batch_size(), batch.num_tokens(), forward);
             for (index, text) in texts.into_iter().enumerate() {
-                answer(text, output.row(index), model);
+                answer(text, output.row(index), model, started, forward);
             }
         }
         Err(_) if texts.len() > 1 => {
-            texts.into_iter().for_each(|text| run(engine, vec![text], model));
+            texts.into_iter().for_each(|text| run(engine, vec![text], batches, model));
         }
         Err(error) => {
             let error = Arc::new(error);
@@ -195,13 +227,19 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, model: &str) {
     }
 }
 
-/// Sends a text's row. A caller that left meanwhile misses nothing.
-fn answer(text: Ready, row: &[f32], model: &str) {
-    let Ready { encoding, reply, .. } = text;
+/// Sends a text's row; its pass `started` then and took `forward`. A caller that left meanwhile
+/// misses nothing.
+fn answer(text: Ready, row: &[f32], model: &str, started: Instant, forward: Duration) {
+    let Ready { encoding, reply, came, tokenize, .. } = text;
+    let queue = started.saturating_duration_since(came).saturating_sub(tokenize);
     let row = check_finite(row, model).map(|()| Row {
         values: row.to_vec(),
-        num_tokens: encoding.input_ids.len(),
-        truncated: encoding.truncated,
+        usage: Usage {
+            num_tokens: encoding.input_ids.len(),
+            num_chars: 0,
+            truncated: encoding.truncated,
+            timing: Timing { tokenize, queue, forward },
+        },
     });
     let _ = reply.send(row);
 }
@@ -243,13 +281,10 @@ fn check_finite(row: &[f32], model: &str) -> Result<(), PipelineError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::mpsc,
-        time::{Duration, Instant},
-    };
+    use std::sync::mpsc;
 
     use super::*;
-    use crate::{Truncation, tokenize::tests::tokenizer};
+    use crate::tokenize::tests::tokenizer;
 
     const LIMITS: BatchLimits = BatchLimits {
         max_batch_tokens: 100,
@@ -285,6 +320,8 @@ mod tests {
         }
     }
 
+    type Asked = tokio::task::JoinHandle<Result<Vec<f32>, PipelineError>>;
+
     struct Rig {
         runner: Runner,
         seen: mpsc::Receiver<usize>,
@@ -294,22 +331,23 @@ mod tests {
     fn rig(limits: BatchLimits) -> Rig {
         let (saw, seen) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel();
-        let info = ModelInfo { name: "tiny".to_owned(), version: "0".to_owned() };
+        let info =
+            ModelInfo { name: "tiny".to_owned(), version: "0".to_owned(), max_input_tokens: 16 };
         let tokenizer = Arc::new(tokenizer(16, Truncation::Right));
         let queue = Arc::new(Queue::new(limits, num_tokenizers()));
-        let model = Model { info, width: 1, tokenizer, queue };
+        let model = Model { info, width: 1, tokenizer, queue, batches: Arc::default() };
         model.spawn(Gated { seen: saw, leave: may_leave }).unwrap();
         Rig { runner: Runner { model: Arc::new(model) }, seen, leave }
     }
 
     impl Rig {
-        fn ask(&self, text: &str) -> tokio::task::JoinHandle<Result<Row, PipelineError>> {
+        fn ask(&self, text: &str) -> Asked {
             let (runner, text) = (self.runner.clone(), Text::One(text.to_owned()));
-            tokio::spawn(async move { runner.run_one(text).await })
+            tokio::spawn(async move { Ok(runner.run(vec![text], None).await?.0.remove(0)) })
         }
 
         /// Holds the engine in a pass of its own, so that what comes next gathers.
-        async fn hold(&self) -> tokio::task::JoinHandle<Result<Row, PipelineError>> {
+        async fn hold(&self) -> Asked {
             let held = self.ask("a");
             until(|| self.seen.try_recv() == Ok(1)).await;
             held
@@ -332,11 +370,11 @@ mod tests {
         let asked = ["a", "c", "a b", "d", "e", "b b"].map(|text| rig.ask(text));
         until(|| rig.runner.model.queue.num_ready() == 6).await;
         (0..20).for_each(|_| rig.leave.send(()).unwrap());
-        assert_eq!(held.await.unwrap().unwrap().values, [6.0]);
+        assert_eq!(held.await.unwrap().unwrap(), [6.0]);
         let mut answers = Vec::new();
         for asked in asked {
             answers.push(match asked.await.unwrap() {
-                Ok(row) => row.values[0].to_string(),
+                Ok(row) => row[0].to_string(),
                 Err(error) => error.to_string(),
             });
         }
@@ -344,7 +382,7 @@ mod tests {
         assert_eq!(answers, ["6", "engine failed", "10", "engine failed", not_finite, "11"]);
         let seen: Vec<usize> = rig.seen.try_iter().collect();
         assert_eq!(seen, [6, 1, 1, 1, 1, 1, 1], "together, then each by itself");
-        assert_eq!(rig.ask("a").await.unwrap().unwrap().values, [6.0], "and goes on");
+        assert_eq!(rig.ask("a").await.unwrap().unwrap(), [6.0], "and goes on");
     }
 
     #[tokio::test]
@@ -358,7 +396,7 @@ mod tests {
         let stayed = rig.ask("b");
         (0..2).for_each(|_| rig.leave.send(()).unwrap());
         held.await.unwrap().unwrap();
-        assert_eq!(stayed.await.unwrap().unwrap().values, [7.0]);
+        assert_eq!(stayed.await.unwrap().unwrap(), [7.0]);
         assert_eq!(rig.seen.try_iter().collect::<Vec<_>>(), [1]);
     }
 
@@ -367,10 +405,23 @@ mod tests {
         let rig = rig(LIMITS);
         (0..20).for_each(|_| rig.leave.send(()).unwrap());
         let texts = ["a", "a b", "b b b", "a", "b"].map(|text| Text::One(text.to_owned()));
-        let rows = rig.runner.run(texts.to_vec()).await.unwrap();
-        let sums: Vec<f32> = rows.iter().map(|row| row.values[0]).collect();
-        assert_eq!(sums, [6.0, 10.0, 15.0, 6.0, 7.0]);
-        assert_eq!(usage(&rows), (3 + 4 + 5 + 3 + 3, false));
+        let (rows, usage) = rig.runner.run(texts.to_vec(), None).await.unwrap();
+        assert_eq!(rows.concat(), [6.0, 10.0, 15.0, 6.0, 7.0]);
+        assert_eq!((usage.num_tokens, usage.truncated), (3 + 4 + 5 + 3 + 3, false));
+    }
+
+    #[tokio::test]
+    async fn what_happens_to_long_texts_is_chosen_by_the_request() {
+        let rig = rig(LIMITS);
+        (0..20).for_each(|_| rig.leave.send(()).unwrap());
+        let texts = || vec![Text::One("b ".repeat(14)), Text::One("a ".repeat(40) + "b")];
+        let run = |truncation| rig.runner.run(texts(), truncation);
+        let (rows, usage) = run(None).await.unwrap();
+        assert_eq!((rows[1][0], usage.truncated), (1.0 + 14.0 * 3.0 + 2.0, true));
+        let (rows, _) = run(Some(Truncation::Left)).await.unwrap();
+        assert_eq!(rows[1][0], 1.0 + 13.0 * 3.0 + 4.0 + 2.0);
+        let error = run(Some(Truncation::Off)).await.unwrap_err();
+        assert!(matches!(error, PipelineError::TooManyTokens { index: 1, max_input_tokens: 16 }));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
     hash::BuildHasher,
     ops::Range,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -95,7 +96,7 @@ impl Model for WordPiece {
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
-        self.vocabulary.pieces().find(|(_, known)| *known == id).map(|(piece, _)| piece.to_owned())
+        self.vocabulary.piece(id).map(str::to_owned)
     }
 
     fn get_vocab(&self) -> HashMap<String, u32> {
@@ -122,6 +123,8 @@ struct Vocabulary {
     text: String,
     places: HashTable<Place>,
     hasher: DefaultHashBuilder,
+    /// The other way round, once somebody asks.
+    by_id: OnceLock<HashMap<u32, Range<usize>>>,
 }
 
 /// Where a piece lies in the text.
@@ -146,7 +149,7 @@ impl Vocabulary {
 
     /// Takes a piece in; gives its place, whose id is still to be set.
     fn insert(&mut self, piece: &str) -> Result<&mut Place, &'static str> {
-        let Self { text, places, hasher } = self;
+        let Self { text, places, hasher, .. } = self;
         let hash = hasher.hash_one(piece);
         let start = text.len() as u32;
         let end = u32::try_from(text.len() + piece.len()).map_err(|_| "a vocabulary over 4 GiB")?;
@@ -156,6 +159,13 @@ impl Vocabulary {
             places.insert_unique(hash, Place { start, end, id: 0 }, rehash);
         }
         places.find_mut(hash, |place| place.of(text) == piece).ok_or("a piece got lost")
+    }
+
+    fn piece(&self, id: u32) -> Option<&str> {
+        let ranges =
+            self.places.iter().map(|place| (place.id, place.start as usize..place.end as usize));
+        let by_id = self.by_id.get_or_init(|| ranges.collect());
+        by_id.get(&id).map(|range| &self.text[range.clone()])
     }
 
     fn pieces(&self) -> impl Iterator<Item = (&str, u32)> {

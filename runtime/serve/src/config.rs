@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use engine::{Pooling, Precision};
+use engine::{Options, Pooling, Precision};
 use pipeline::{BatchLimits, TokenLimits, Truncation};
 use telemetry::LogFormat;
 
@@ -24,12 +24,8 @@ pub struct Config {
     pub model_reload: Reload,
     /// `CACHE_DIR`, `MAX_CACHE_BYTES`, `HF_ENDPOINT`, `HF_TOKEN`, `AWS_CA_BUNDLE`.
     pub model_options: weights::Options,
-    /// `PRECISION`: what linear layers are computed in. Default: what the model says, else `f32`.
-    pub precision: Option<Precision>,
-    /// `NUM_THREADS`: threads of the engine. Default: the CPU quota, else the cores.
-    pub num_threads: usize,
-    /// `POOLING`: how hidden states become an embedding. Default: what the model says, else `mean`.
-    pub pooling: Option<Pooling>,
+    /// `NUM_THREADS` (default: the CPU quota, else the cores), `PRECISION`, `POOLING`.
+    pub engine_options: Options,
     /// `MAX_BATCH_TOKENS`, `MAX_BATCH_REQUESTS`, `MAX_QUEUE_WAIT_MS`, `MAX_QUEUE_REQUESTS`.
     pub batch_limits: BatchLimits,
     /// `MAX_INPUT_TOKENS`, `TRUNCATION`.
@@ -38,6 +34,8 @@ pub struct Config {
     pub max_client_batch_size: usize,
     /// `MAX_INPUT_CHARS`: longest text, in Unicode characters.
     pub max_input_chars: usize,
+    /// `ALLOW_TOKEN_IDS`: whether token ids are taken in the place of a text.
+    pub allow_token_ids: bool,
     /// `MAX_BODY_BYTES`: longest body of a request.
     pub max_body_bytes: usize,
     /// `MAX_BODIES_BYTES`: bodies that are held at once, together; at least one.
@@ -172,11 +170,16 @@ const MAX_INPUT_TOKENS: Setting =
     setting("MAX_INPUT_TOKENS", "512", "tokens of a text that are read, at most the model's");
 const TRUNCATION: Setting =
     setting("TRUNCATION", "right", "what longer texts lose: right, left; off refuses them");
+const ALLOW_TOKEN_IDS: Setting = setting(
+    "ALLOW_TOKEN_IDS",
+    "false",
+    "true if callers of /v1/embeddings may send token ids of the model's own vocabulary",
+);
 const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged");
 const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
-const SETTINGS: [Setting; 29] = [
+const SETTINGS: [Setting; 30] = [
     PORT,
     MODEL_URI,
     MODEL_RELOAD,
@@ -204,6 +207,7 @@ const SETTINGS: [Setting; 29] = [
     MAX_INPUT_CHARS,
     MAX_INPUT_TOKENS,
     TRUNCATION,
+    ALLOW_TOKEN_IDS,
     RUST_LOG,
     LOG_FORMAT,
 ];
@@ -251,10 +255,12 @@ impl Config {
             model_uri: reader.text(&MODEL_URI),
             model_reload: reader.model_reload(),
             model_options: reader.model_options(),
-            precision: reader
-                .optional(&PRECISION, &Precision::ALL.map(|each| (each.as_str(), each))),
-            pooling: reader.optional(&POOLING, &Pooling::ALL.map(|each| (each.as_str(), each))),
-            num_threads: reader.number_or(&NUM_THREADS, 1..=1024, quota_threads),
+            engine_options: Options {
+                precision: reader
+                    .optional(&PRECISION, &Precision::ALL.map(|each| (each.as_str(), each))),
+                pooling: reader.optional(&POOLING, &Pooling::ALL.map(|each| (each.as_str(), each))),
+                num_threads: reader.number_or(&NUM_THREADS, 1..=1024, quota_threads),
+            },
             batch_limits: BatchLimits {
                 max_batch_tokens: reader.number(&MAX_BATCH_TOKENS, 1..=1 << 24),
                 max_batch_requests: reader.number(&MAX_BATCH_REQUESTS, 1..=1 << 16),
@@ -276,6 +282,7 @@ impl Config {
             },
             max_client_batch_size: reader.number_or(&MAX_CLIENT_BATCH_SIZE, 1..=1 << 16, || 32),
             max_input_chars: reader.number(&MAX_INPUT_CHARS, 1..=1 << 30),
+            allow_token_ids: reader.choice(&ALLOW_TOKEN_IDS, &[("false", false), ("true", true)]),
             max_body_bytes: reader.number(&MAX_BODY_BYTES, 1..=1 << 30),
             max_bodies_bytes: reader.number_or(&MAX_BODIES_BYTES, 1..=1 << 40, || 128 << 20),
             max_header_bytes: reader.number(&MAX_HEADER_BYTES, 8192..=1 << 20),
@@ -433,7 +440,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 }
 
 /// What the kernel lets this process use at once; Rust reads cgroup quota and affinity.
-fn quota_threads() -> usize {
+pub(crate) fn quota_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -500,7 +507,7 @@ mod tests {
         assert_eq!(config.batch_limits.max_batch_tokens, 16_384);
         assert_eq!(config.token_limits.truncation, Truncation::Right);
         assert_eq!(config.request_timeout, Duration::from_secs(30));
-        assert!(config.num_threads >= 1);
+        assert!(config.engine_options.num_threads >= 1);
         assert_eq!(config, read(&[("PORT", ""), ("RUST_LOG", " ")]).unwrap(), "empty is unset");
     }
 

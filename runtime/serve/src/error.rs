@@ -1,33 +1,39 @@
-//! Every failure as an HTTP answer: one envelope, and the only place that chooses status codes.
+//! Every failure as data: what happened, who has to act, when to come back. The dialect of the
+//! caller turns it into an answer.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
-    Json,
     http::{
-        HeaderValue, StatusCode,
-        header::{ACCEPT_ENCODING, RETRY_AFTER},
+        HeaderName, HeaderValue, StatusCode,
+        header::{ACCEPT_ENCODING, ALLOW, RETRY_AFTER},
     },
     response::{IntoResponse, Response},
 };
 use pipeline::PipelineError;
-use serde::Serialize;
 use telemetry::Causes;
 
-use crate::model::LoadFailure;
+use crate::{dialect::Dialect, model::LoadFailure};
 
 /// Longest message and field name in an error, in bytes: they may quote the caller.
 const MAX_MESSAGE_BYTES: usize = 512;
 const MAX_FIELD_BYTES: usize = 64;
 
-/// An error as the caller sees it: `{"error": {"code", "message", "field"?, "limit"?}}`.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// An error as the caller is told of it, in the envelope of its dialect.
 ///
 /// Causes of 5xx are logged where the error is made, never sent.
-#[derive(Debug)]
-pub(crate) struct ApiError {
-    status: StatusCode,
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) code: Cow<'static, str>,
+    pub(crate) message: String,
+    pub(crate) field: Option<String>,
+    pub(crate) limit: Option<usize>,
+    /// Whose envelope it gets; `None`: the one of its path.
+    pub(crate) dialect: Option<Dialect>,
     hint: Option<Hint>,
-    body: ErrorBody,
 }
 
 /// A header that says what to do about it.
@@ -36,42 +42,46 @@ enum Hint {
     RetryAfterSecs(u32),
     /// Send bodies as they are.
     NoEncoding,
-}
-
-#[derive(Debug, Serialize)]
-struct Envelope {
-    error: ErrorBody,
-}
-
-#[derive(Debug, Serialize)]
-struct ErrorBody {
-    code: &'static str,
-    message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<usize>,
+    /// The methods that there are.
+    Allow(&'static str),
 }
 
 impl ApiError {
-    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl ToString) -> Self {
+    /// An error with `status` and a `code` for programs, such as `too_long`.
+    pub fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        message: impl ToString,
+    ) -> Self {
         let message = clip(message.to_string(), MAX_MESSAGE_BYTES);
-        let body = ErrorBody { code, message, field: None, limit: None };
-        Self { status, hint: None, body }
+        let code = code.into();
+        Self { status, code, message, field: None, limit: None, dialect: None, hint: None }
     }
 
     /// A field of the body that is missing, of the wrong type or over a limit.
-    pub(crate) fn field(code: &'static str, field: &str, message: impl ToString) -> Self {
+    pub fn field(code: impl Into<Cow<'static, str>>, field: &str, message: impl ToString) -> Self {
         let field = clip(field.to_owned(), MAX_FIELD_BYTES);
         let message = format!("{field}: {}", message.to_string());
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message);
-        error.body.field = Some(field);
+        error.field = Some(field);
         error
     }
 
+    /// A field that has to be there.
+    pub(crate) fn missing(field: &str) -> Self {
+        Self::field("missing_field", field, "is required")
+    }
+
     /// The same, naming the limit that was crossed.
-    pub(crate) fn with_limit(mut self, limit: usize) -> Self {
-        self.body.limit = Some(limit);
+    #[must_use]
+    pub fn with_limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The same, in an envelope that its path does not tell.
+    pub(crate) fn in_dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect.get_or_insert(dialect);
         self
     }
 
@@ -87,6 +97,12 @@ impl ApiError {
             .with_retry_after(1)
     }
 
+    pub(crate) fn body_too_large(max_body_bytes: usize) -> Self {
+        let message = format!("the body is over the limit of {max_body_bytes} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+            .with_limit(max_body_bytes)
+    }
+
     pub(crate) fn uri_too_long(max_uri_bytes: usize) -> Self {
         let message = format!("the URI is over the limit of {max_uri_bytes} bytes");
         Self::new(StatusCode::URI_TOO_LONG, "uri_too_long", message).with_limit(max_uri_bytes)
@@ -99,6 +115,27 @@ impl ApiError {
             Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message);
         error.hint = Some(Hint::NoEncoding);
         error
+    }
+
+    pub(crate) fn unsupported_type(wanted: &str) -> Self {
+        let message = format!("send the body as content-type: {wanted}");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", message)
+    }
+
+    /// The path takes only `allowed`, and says so itself.
+    pub(crate) fn method_not_allowed(allowed: &'static str) -> Self {
+        let message = format!("the path takes {allowed}");
+        let mut error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        error.hint = Some(Hint::Allow(allowed));
+        error
+    }
+
+    pub(crate) fn no_such_model(name: &str) -> Self {
+        Self::not_found("model_not_found", format!("there is no model {name:?}"))
+    }
+
+    pub(crate) fn not_found(code: &'static str, message: impl ToString) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
     pub(crate) fn slow_body(limit: Duration) -> Self {
@@ -120,16 +157,12 @@ impl ApiError {
         let message = "this instance is shutting down";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message).with_retry_after(1)
     }
-}
 
-impl From<&LoadFailure> for ApiError {
-    fn from(_: &LoadFailure) -> Self {
-        let message = "the model could not be loaded";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
+    pub(crate) fn internal() -> Self {
+        let message = "the model could not answer";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
-}
 
-impl ApiError {
     /// What the caller is told of `error`; `field` names the text of an index.
     pub(crate) fn of_pipeline(error: &PipelineError, field: impl Fn(usize) -> String) -> Self {
         match error {
@@ -150,27 +183,44 @@ impl ApiError {
             PipelineError::Prompt { .. } => Self::field("unknown_prompt", "prompt_name", error),
             _ => {
                 tracing::error!(error = %Causes(error), "no answer");
-                let message = "the model could not answer";
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+                Self::internal()
             }
         }
     }
 }
 
+impl From<&LoadFailure> for ApiError {
+    fn from(_: &LoadFailure) -> Self {
+        let message = "the model could not be loaded";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
+    }
+}
+
+impl From<PipelineError> for ApiError {
+    fn from(error: PipelineError) -> Self {
+        Self::of_pipeline(&error, |index| format!("text {index}"))
+    }
+}
+
 impl IntoResponse for ApiError {
+    /// Status and headers; the edge gives it the body, by its dialect.
     fn into_response(self) -> Response {
-        let envelope = Envelope { error: self.body };
-        let mut response = (self.status, Json(envelope)).into_response();
+        let mut response = self.status.into_response();
+        let headers = response.headers_mut();
         match self.hint {
             Some(Hint::RetryAfterSecs(secs)) => {
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs));
+                headers.insert(RETRY_AFTER, HeaderValue::from(secs));
+                headers.insert(RETRY_AFTER_MS, HeaderValue::from(secs * 1000));
             }
             Some(Hint::NoEncoding) => {
-                let value = HeaderValue::from_static("identity");
-                response.headers_mut().insert(ACCEPT_ENCODING, value);
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            Some(Hint::Allow(methods)) => {
+                headers.insert(ALLOW, HeaderValue::from_static(methods));
             }
             None => {}
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -1,10 +1,10 @@
-//! The body of a request as a typed value, within its limit.
+//! The body of a request, within its limit, and as a typed value.
 
 use std::error::Error;
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, Request, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
 };
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
@@ -12,33 +12,24 @@ use telemetry::Causes;
 
 use crate::{edge::NoRoom, error::ApiError};
 
-/// Reads a JSON body of at most `max_body_bytes`.
-pub(crate) async fn read<T: DeserializeOwned>(
-    request: Request<Body>,
+/// Reads a body of at most `max_body_bytes`.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
     max_body_bytes: usize,
-) -> Result<T, ApiError> {
-    let (parts, mut body) = request.into_parts();
-    if !is_json(&parts.headers) {
-        let message = "send the body as content-type: application/json";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", message));
-    }
-    if !is_identity(&parts.headers) {
+) -> Result<Bytes, ApiError> {
+    if !is_identity(headers) {
         return Err(ApiError::unsupported_encoding());
     }
-    let too_large = || {
-        let message = format!("the body is over the limit of {max_body_bytes} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-            .with_limit(max_body_bytes)
-    };
-    if declared_length(&parts.headers).is_some_and(|length| length > max_body_bytes) {
+    let too_large = || ApiError::body_too_large(max_body_bytes);
+    if declared_length(headers).is_some_and(|length| length > max_body_bytes) {
         return Err(too_large());
     }
-    let bytes = match collect(&mut body, max_body_bytes).await {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Err(too_large()),
-        Err(error) => return Err(unreadable(&error)),
-    };
-    parse(&bytes)
+    match collect(&mut body, max_body_bytes).await {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(too_large()),
+        Err(error) => Err(unreadable(&error)),
+    }
 }
 
 /// All of `body`, or `None` if it is over `max_bytes`.
@@ -63,7 +54,8 @@ async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Bytes>, axu
     Ok(Some(if all.is_empty() { first } else { all.into() }))
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+/// A body, or a part of one, as a typed value.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let text = str::from_utf8(bytes).map_err(|error| {
         let message = format!("the body is not UTF-8: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_utf8", message)
@@ -78,6 +70,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let field = error.path().to_string();
         let cause = error.into_inner();
         match (cause.classify(), field.as_str()) {
+            (serde_json::error::Category::Data, place) if let Some(field) = missing(&cause) => {
+                let place = if place == "." { String::new() } else { format!("{place}.") };
+                ApiError::missing(&format!("{place}{field}"))
+            }
             (serde_json::error::Category::Data, ".") => {
                 ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", cause)
             }
@@ -89,6 +85,13 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })?;
     deserializer.end().map_err(|error| invalid_json(&error))?;
     Ok(value)
+}
+
+/// The field without which there is no value; Serde tells it in words only.
+fn missing(error: &serde_json::Error) -> Option<String> {
+    let message = error.to_string();
+    let (field, _) = message.strip_prefix("missing field `")?.split_once('`')?;
+    Some(field.to_owned())
 }
 
 fn invalid_json(error: &serde_json::Error) -> ApiError {
@@ -112,14 +115,18 @@ fn unreadable(error: &axum::Error) -> ApiError {
     )
 }
 
-/// `application/json` or `application/…+json`, whatever its parameters.
-fn is_json(headers: &HeaderMap) -> bool {
+/// `application/json` or `application/…+json`.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = content_type(headers);
+    let kind = content_type.strip_prefix("application/");
+    kind.is_some_and(|kind| kind == "json" || kind.ends_with("+json"))
+}
+
+/// The media type of the body in lowercase, without parameters.
+pub(crate) fn content_type(headers: &HeaderMap) -> String {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    let essence = essence.trim().to_ascii_lowercase();
-    essence
-        .strip_prefix("application/")
-        .is_some_and(|kind| kind == "json" || kind.ends_with("+json"))
+    essence.trim().to_ascii_lowercase()
 }
 
 /// Whether the body is sent as it is. What is small on the wire may be huge unpacked.

@@ -1,14 +1,14 @@
 //! Everything between a caller and a pipeline: settings, HTTP and AWS Lambda, JSON, status codes.
 //!
 //! ```text
-//! run ──> Config ──> load the model on a thread ──────────────┐
-//!            │                                                v
-//!            └─────> edge::{http, lambda} ──> router ──> endpoint ──> Pipeline
+//! run ──> Config ──> load the model on a thread ──────────────────────────┐
+//!            │                                                            v
+//!            └─────> edge::{http, lambda} ──> Routes ──> dialect ──> Endpoint ──> Pipeline
 //! ```
 //!
-//! A function is a `main` that names an endpoint and how its pipeline is loaded; see
-//! `functions/predict`. The port is open, or Lambda polled, while the model still loads: a request
-//! waits for it as long as it may wait for anything.
+//! A function is a `main` that names its routes and how its pipeline is loaded; see
+//! `functions/predict`, whose routes are [`predict()`]. The port is open, or Lambda polled, while the
+//! model still loads: a request waits for it as long as it may wait for anything.
 //!
 //! # Invariants
 //!
@@ -16,16 +16,25 @@
 //! - The only crate that reads the environment, in [`Config`].
 #![forbid(unsafe_code)]
 
+mod answer;
 mod config;
+mod dialect;
 mod edge;
-pub mod endpoint;
+mod endpoint;
 mod error;
+mod face;
 mod json;
 mod load;
 mod model;
+mod openapi;
+mod routes;
 mod run;
 
+pub use answer::Answer;
 pub use config::{Config, ConfigError, Platform, Reload};
+pub use dialect::{embed, predict, rerank};
+pub use endpoint::{Endpoint, Texts};
+pub use error::ApiError;
 pub use load::LoadError;
-pub use model::Model;
+pub use routes::Routes;
 pub use run::run;

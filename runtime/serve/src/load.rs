@@ -17,9 +17,9 @@ use tokio::{
 use weights::{Bundle, WeightsError};
 
 use crate::{
-    Config, Model,
+    Config,
     config::Reload,
-    model::{LoadFailure, State},
+    model::{LoadFailure, Model, State},
 };
 
 /// Why a pipeline could not be loaded.

@@ -6,7 +6,7 @@ use crate::error::ApiError;
 
 /// A pipeline that may still be loading, and may be replaced by a newer one.
 #[derive(Debug)]
-pub struct Model<P> {
+pub(crate) struct Model<P> {
     state: Arc<watch::Sender<State<P>>>,
 }
 

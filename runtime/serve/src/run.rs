@@ -1,29 +1,31 @@
 use std::{io::Write, process::ExitCode};
 
-use axum::Router;
 use pipeline::Pipeline;
 use telemetry::Causes;
 use tokio::signal::unix::{SignalKind, signal};
 use weights::Bundle;
 
 use crate::{
-    Config, Model,
+    Config,
     config::{Help, Platform},
+    dialect,
     edge::{self, Edge},
     endpoint::Endpoint,
     load::{self, Load, LoadError, load_model},
+    model::Model,
+    routes::Routes,
 };
 
 /// Runs `function` from the command line to the end of the process.
 ///
-/// `load` makes the pipeline from the model and the settings, on a thread of its own; `routes` are
-/// the endpoints that answer with it. SIGTERM and SIGINT let what is in flight end.
+/// `load` makes the pipeline from the model and the settings, on a thread of its own; `routes` adds
+/// what the function answers to what every function does. SIGTERM and SIGINT let what is in flight end.
 ///
 /// Exit codes: 0 after a signal, `--help`, `--version` or a good `--check`; 1 if the port cannot be
 /// opened or `--check` finds a bad model; 2 for bad settings or arguments.
 pub fn run<P: Pipeline>(
     function: &'static str,
-    routes: fn(Endpoint<P>) -> Router,
+    routes: fn(Routes<P>) -> Routes<P>,
     load: fn(&Bundle, &Config) -> Result<P, LoadError>,
 ) -> ExitCode {
     telemetry::started();
@@ -53,7 +55,7 @@ pub fn run<P: Pipeline>(
             ExitCode::FAILURE
         };
     }
-    match serve(config, routes, load) {
+    match serve(function, config, routes, load) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %Causes(&*error), "stopped");
@@ -64,14 +66,17 @@ pub fn run<P: Pipeline>(
 
 #[tokio::main]
 async fn serve<P: Pipeline>(
+    function: &'static str,
     config: Config,
-    routes: fn(Endpoint<P>) -> Router,
+    routes: fn(Routes<P>) -> Routes<P>,
     load: Load<P>,
 ) -> Result<(), LoadError> {
     let stop = stop_signal()?;
     let edge = Edge::new(&config);
     let model = Model::loading();
-    let app = edge.app(routes(Endpoint::new(model.clone(), &config)), model.clone());
+    let endpoint = Endpoint::new(function, model.clone(), config.clone());
+    let router = routes(dialect::every(Routes::new())).into_router(&endpoint);
+    let app = edge.app(router, model.clone());
     let platform = config.platform;
     load::start(config.clone(), load, model)?;
     match platform {

@@ -202,9 +202,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Its values, if it comes several times.
+    pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.filter(|(field, _)| *field == name).map(|(_, value)| value).collect()
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
-        fields.find(|(field, _)| *field == name).map(|(_, value)| value)
+        self.headers(name).first().copied()
     }
 }
 

@@ -6,8 +6,8 @@ use std::{
     sync::OnceLock,
 };
 
-use engine::{Batch, Engine, Precision};
-use engine_cpu::{CpuEngine, Options};
+use engine::{Batch, Engine, Options, Precision};
+use engine_cpu::CpuEngine;
 use weights::Bundle;
 
 use crate::{function::Running, stored::Folder};

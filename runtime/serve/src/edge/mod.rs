@@ -19,13 +19,12 @@ use axum::{
     Router,
     http::{Method, StatusCode, Uri},
     middleware,
-    routing::get,
 };
 use pipeline::Pipeline;
 
 use self::upload::Bodies;
 pub(crate) use self::upload::NoRoom;
-use crate::{Config, Model, endpoint, error::ApiError};
+use crate::{Config, error::ApiError, model::Model};
 
 /// State that requests of one process share.
 #[derive(Debug, Clone)]
@@ -84,14 +83,11 @@ impl Edge {
         Err(ApiError::overloaded(message, max_requests))
     }
 
-    /// `routes` with what every function has: `/health`, errors in the envelope, a request id, a
-    /// deadline and a log line.
+    /// `routes` with what every request meets: errors in an envelope, a request id, a deadline and a
+    /// log line.
     pub(crate) fn app<P: Pipeline>(&self, routes: Router, model: Model<P>) -> Router {
-        let health =
-            Router::new().route("/health", get(endpoint::health::<P>)).with_state(model.clone());
         let state = (self.clone(), model);
         routes
-            .merge(health)
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn_with_state(state, request::answer::<P>))
@@ -99,7 +95,7 @@ impl Edge {
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", uri.path()))
+    ApiError::not_found("not_found", format!("there is nothing at {}", uri.path()))
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> ApiError {

@@ -12,16 +12,21 @@ use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::{Edge, Place, upload::Upload};
-use crate::{Model, error::ApiError, model::State as Known};
+use crate::{
+    answer::SERVER_TIMING,
+    dialect,
+    error::ApiError,
+    model::{Model, State as Known},
+};
 
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken over from a caller, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// Answered however much there is to do: they ask how things are.
-const ALWAYS_ANSWERED: [&str; 1] = ["/health"];
+const ALWAYS_ANSWERED: [&str; 5] =
+    ["/health", "/ping", "/v2/health/live", "/v2/health/ready", "/activity"];
 
 /// Answers one request: gives it an id, a deadline and one log line at its end.
 pub(super) async fn answer<P: Pipeline>(
@@ -33,10 +38,12 @@ pub(super) async fn answer<P: Pipeline>(
     let request_id = request_id(&request);
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let path = request.uri().path().to_owned();
     let span = info_span!("request", request_id = request_id.to_str().unwrap_or_default());
 
     let mut response = async {
         let response = within_limits(&edge, &model, route.as_deref(), request, next).await;
+        let response = dialect::render(response, &path);
         tracing::info!(
             method = method.as_str(),
             route = route.as_deref().unwrap_or("none"),
@@ -50,10 +57,10 @@ pub(super) async fn answer<P: Pipeline>(
     .await;
     response.headers_mut().insert(REQUEST_ID, request_id);
     if response.status().is_success()
-        && route.is_some_and(|route| route != "/health")
+        && response.headers().contains_key(SERVER_TIMING)
         && let Some(timing) = start_timing()
     {
-        response.headers_mut().insert(SERVER_TIMING, timing);
+        response.headers_mut().append(SERVER_TIMING, timing);
     }
     response
 }

@@ -1,31 +1,62 @@
-//! What a function answers, one file an endpoint.
+//! What a function does, one file an endpoint: the limits that hold for every caller, then the
+//! pipeline. How it is asked, and how the answer is written, is the dialects'.
 
-pub mod embed;
-mod health;
-pub mod predict;
-pub mod rerank;
+mod embed;
+mod predict;
+mod rerank;
 mod texts;
 
-pub(crate) use health::health;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use crate::{Config, Model};
+pub use texts::Texts;
 
-/// What the handlers of an endpoint share.
+use crate::{
+    Config,
+    error::ApiError,
+    model::{Model, State},
+};
+
+/// What handlers answer with: a model behind the limits of its function.
 #[derive(Debug, Clone)]
 pub struct Endpoint<P> {
+    pub(crate) function: &'static str,
     pub(crate) model: Model<P>,
-    pub(crate) max_body_bytes: usize,
-    pub(crate) max_client_batch_size: usize,
-    pub(crate) max_input_chars: usize,
+    pub(crate) config: Arc<Config>,
+    /// When this process started, in seconds since 1970.
+    pub(crate) started_secs: u64,
 }
 
-impl<P> Endpoint<P> {
-    pub(crate) fn new(model: Model<P>, config: &Config) -> Self {
-        Self {
-            model,
-            max_body_bytes: config.max_body_bytes,
-            max_client_batch_size: config.max_client_batch_size,
-            max_input_chars: config.max_input_chars,
+impl<P: pipeline::Pipeline> Endpoint<P> {
+    pub(crate) fn new(function: &'static str, model: Model<P>, config: Config) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let started_secs = now.map_or(0, |since| since.as_secs());
+        Self { function, model, config: Arc::new(config), started_secs }
+    }
+
+    /// The pipeline itself, when it can answer. It knows no limit but its queue's.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the model could not be loaded.
+    pub async fn pipeline(&self) -> Result<P, ApiError> {
+        self.model.ready().await
+    }
+
+    /// Whether callers may ask for the model by `name`: its own, or the function's.
+    ///
+    /// # Errors
+    ///
+    /// 404 if the model is known, and is another.
+    pub(crate) fn check_name(&self, name: &str) -> Result<(), ApiError> {
+        match self.model.state() {
+            _ if name == self.function => Ok(()),
+            State::Ready(pipeline) if pipeline.model().name != name => {
+                Err(ApiError::no_such_model(name))
+            }
+            _ => Ok(()),
         }
     }
 }

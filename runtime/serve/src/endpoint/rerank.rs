@@ -1,72 +1,53 @@
-//! `POST /rerank`: texts in the order in which they answer a query.
-//!
-//! ```text
-//! {"query": "…", "texts": ["…", "…"], "raw_scores": false, "return_text": false}
-//!   ->  [{"index": 1, "score": 0.98}, {"index": 0, "score": 0.02}]
-//! ```
-//!
-//! `x-compute-tokens` says how many tokens the model read; `x-truncated: true` that a part of a text,
-//! or of the query, was cut off before.
+use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::{Request, State},
-    response::Response,
-    routing::post,
-};
-use pipeline::Reranker;
-use serde::{Deserialize, Serialize};
+use pipeline::{Ranking, Reranker, Text, Truncation, Usage};
 
-use super::{Endpoint, texts};
-use crate::{error::ApiError, json};
+use super::{Endpoint, Texts};
+use crate::error::ApiError;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RerankRequest {
-    query: Option<String>,
-    texts: Option<Vec<String>>,
-    raw_scores: Option<bool>,
-    return_text: Option<bool>,
-}
+impl Endpoint<Reranker> {
+    /// `texts` in the order in which they answer `query`, best first.
+    ///
+    /// # Errors
+    ///
+    /// Of a text that is over a limit; of the model, and of its queue.
+    pub async fn rerank(
+        &self,
+        query: String,
+        mut texts: Texts,
+        raw_scores: bool,
+        truncation: Option<Truncation>,
+    ) -> Result<Ranking, ApiError> {
+        let pairs = self.pairs(query, &mut texts)?;
+        let ranked = self.pipeline().await?.rerank(pairs, raw_scores, truncation).await;
+        ranked.map_err(|error| ApiError::of_pipeline(&error, |index| texts.name(index)))
+    }
 
-#[derive(Debug, Serialize)]
-struct RankedText {
-    index: usize,
-    score: f32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-}
+    /// How well the second text of each of `pairs` answers its first, in their order.
+    ///
+    /// # Errors
+    ///
+    /// As of [`rerank`](Self::rerank).
+    pub async fn score(
+        &self,
+        mut pairs: Texts,
+        raw_scores: bool,
+        truncation: Option<Truncation>,
+    ) -> Result<(Vec<f32>, Usage), ApiError> {
+        let checked = pairs.check(&self.config)?;
+        let scored = self.pipeline().await?.score(checked, raw_scores, truncation).await;
+        scored.map_err(|error| ApiError::of_pipeline(&error, |index| pairs.name(index)))
+    }
 
-/// The routes of reranking.
-pub fn routes(endpoint: Endpoint<Reranker>) -> Router {
-    Router::new().route("/rerank", post(rerank)).with_state(endpoint)
-}
-
-async fn rerank(
-    State(endpoint): State<Endpoint<Reranker>>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let request: RerankRequest = json::read(request, endpoint.max_body_bytes).await?;
-    let Endpoint { max_client_batch_size, max_input_chars, .. } = endpoint;
-    let query = texts::check_text("query", request.query, max_input_chars)?;
-    let Some(texts) = request.texts else {
-        let message = "an array of strings is required";
-        return Err(ApiError::field("missing_field", "texts", message));
-    };
-    let texts = texts::check_texts("texts", texts, max_client_batch_size, max_input_chars)?;
-    let mut returned: Vec<Option<String>> = match request.return_text.unwrap_or(false) {
-        true => texts.iter().cloned().map(Some).collect(),
-        false => vec![None; texts.len()],
-    };
-    let raw_scores = request.raw_scores.unwrap_or(false);
-    let ranking = endpoint.model.ready().await?.rerank(query, texts, raw_scores).await;
-    let ranking = ranking
-        .map_err(|error| ApiError::of_pipeline(&error, |index| texts::place("texts", index)))?;
-    let ranked = ranking.scores.iter().map(|text| RankedText {
-        index: text.index,
-        score: text.score,
-        text: returned[text.index].take(),
-    });
-    let ranked: Vec<RankedText> = ranked.collect();
-    Ok(texts::answer(ranked, ranking.num_tokens, ranking.truncated))
+    fn pairs(&self, query: String, texts: &mut Texts) -> Result<Vec<Text>, ApiError> {
+        let query: Arc<str> = match Texts::one("query", query).check(&self.config)?.pop() {
+            Some(Text::One(query)) => query.into(),
+            _ => return Err(ApiError::missing("query")),
+        };
+        let texts = texts.check(&self.config)?.into_iter().map(|text| match text {
+            Text::One(text) => Text::Pair(query.clone(), text),
+            pair @ Text::Pair(..) => pair,
+        });
+        Ok(texts.collect())
+    }
 }

@@ -1,74 +1,76 @@
-//! What the endpoints ask of texts, and say of them.
+use pipeline::Text;
 
-use axum::{
-    Json,
-    http::HeaderValue,
-    response::{IntoResponse, Response},
-};
-use serde::{Deserialize, Serialize};
+use crate::{Config, error::ApiError};
 
-use crate::error::ApiError;
-
-/// One text, or several: `"…"` or `["…", "…"]`.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a string or an array of strings is required")]
-pub(super) enum Texts {
-    One(String),
-    Many(Vec<String>),
+/// Texts of a request, and how the caller calls them, for errors.
+#[derive(Debug)]
+pub struct Texts {
+    field: &'static str,
+    /// Whether they are an array.
+    are_many: bool,
+    texts: Vec<Text>,
 }
 
-/// The name of text `index` of the array `field`.
-pub(super) fn place(field: &str, index: usize) -> String {
-    format!("{field}[{index}]")
+impl Texts {
+    /// The text that `field` is.
+    #[must_use]
+    pub fn one(field: &'static str, text: impl Into<Text>) -> Self {
+        Self { field, are_many: false, texts: vec![text.into()] }
+    }
+
+    /// The texts of the array that `field` is.
+    #[must_use]
+    pub fn many<T: Into<Text>>(field: &'static str, texts: Vec<T>) -> Self {
+        Self { field, are_many: true, texts: texts.into_iter().map(Into::into).collect() }
+    }
+
+    /// What the caller calls text `index`.
+    pub(super) fn name(&self, index: usize) -> String {
+        match self.are_many {
+            true => format!("{}[{index}]", self.field),
+            false => self.field.to_owned(),
+        }
+    }
+
+    /// Takes the texts out, if they are within the limits; the names stay.
+    pub(crate) fn check(&mut self, config: &Config) -> Result<Vec<Text>, ApiError> {
+        if self.texts.is_empty() {
+            return Err(ApiError::field("empty", self.field, "is empty"));
+        }
+        let (count, most) = (self.texts.len(), config.max_client_batch_size);
+        if count > most {
+            let message = format!("has {count} texts, limit is {most}");
+            return Err(ApiError::field("too_many", self.field, message).with_limit(most));
+        }
+        for (index, text) in self.texts.iter().enumerate() {
+            let parts: [Option<&str>; 2] = match text {
+                Text::One(text) => [Some(text), None],
+                Text::Pair(first, second) => [Some(first), Some(second)],
+            };
+            for part in parts.into_iter().flatten() {
+                check_text(part, config.max_input_chars, || self.name(index))?;
+            }
+        }
+        Ok(std::mem::take(&mut self.texts))
+    }
 }
 
-/// The text that `field` has, within the limits that hold for every model.
-pub(super) fn check_text(
-    field: &str,
-    text: Option<String>,
+/// Whether `text` has something in it, and not too much.
+fn check_text(
+    text: &str,
     max_input_chars: usize,
-) -> Result<String, ApiError> {
-    let Some(text) = text else {
-        return Err(ApiError::field("missing_field", field, "a string is required"));
-    };
-    if text.trim().is_empty() {
-        return Err(ApiError::field("empty", field, "is empty"));
+    name: impl Fn() -> String,
+) -> Result<(), ApiError> {
+    if text.chars().all(|char| char.is_whitespace() || char.is_control()) {
+        return Err(ApiError::field("empty", &name(), "is empty"));
     }
-    let num_chars = text.chars().count();
-    if num_chars > max_input_chars {
-        let message = format!("has {num_chars} characters, limit is {max_input_chars}");
-        return Err(ApiError::field("too_long", field, message).with_limit(max_input_chars));
+    // A character has a byte at least.
+    if text.len() > max_input_chars {
+        let num_chars = text.chars().count();
+        if num_chars > max_input_chars {
+            let message = format!("has {num_chars} characters, limit is {max_input_chars}");
+            return Err(ApiError::field("too_long", &name(), message).with_limit(max_input_chars));
+        }
     }
-    Ok(text)
-}
-
-/// The texts that the array `field` has, as [`check_text`] wants each of them.
-pub(super) fn check_texts(
-    field: &str,
-    texts: Vec<String>,
-    max_client_batch_size: usize,
-    max_input_chars: usize,
-) -> Result<Vec<String>, ApiError> {
-    if texts.is_empty() {
-        return Err(ApiError::field("empty", field, "is empty"));
-    }
-    let count = texts.len();
-    if count > max_client_batch_size {
-        let message = format!("has {count} texts, limit is {max_client_batch_size}");
-        return Err(ApiError::field("too_many", field, message).with_limit(max_client_batch_size));
-    }
-    let texts = texts.into_iter().enumerate();
-    let check = |(index, text)| check_text(&place(field, index), Some(text), max_input_chars);
-    texts.map(check).collect()
-}
-
-/// `body`, with how many tokens the model read and whether a part of a text was cut off before.
-pub(super) fn answer(body: impl Serialize, num_tokens: usize, truncated: bool) -> Response {
-    let mut response = Json(body).into_response();
-    let headers = response.headers_mut();
-    headers.insert("x-compute-tokens", HeaderValue::from(num_tokens));
-    if truncated {
-        headers.insert("x-truncated", HeaderValue::from_static("true"));
-    }
-    response
+    Ok(())
 }

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use engine::{Batch, Engine, EngineError, Output};
 use pipeline::Classifier;
-use serve::endpoint::predict;
 
 struct Zeros {
     num_labels: usize,
@@ -19,7 +18,7 @@ impl Engine for Zeros {
 }
 
 fn main() -> ExitCode {
-    serve::run("predict", predict::routes, |bundle, config| {
+    serve::run("predict", serve::predict, |bundle, config| {
         let engine = Zeros { num_labels: bundle.labels().len() };
         Ok(Classifier::start(bundle, engine, config.batch_limits, config.token_limits)?)
     })

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use engine::{Batch, Engine};
-use engine_cpu::{CpuEngine, Options};
+use engine::{Batch, Engine, Options};
+use engine_cpu::CpuEngine;
 use sanderling_bench_peers::{Arguments, Failure, Model, serve};
 
 struct Sanderling(CpuEngine);
