@@ -15,7 +15,7 @@ SANDERLING = ROOT / "target" / "release" / "sanderling"
 
 def new(folder: Path, *more: str) -> subprocess.CompletedProcess:
     command = [SANDERLING, "new", folder, "--model", MODEL, *more]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,14 @@ def spam():
 
 def cargo(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target")}
-    command = ["cargo", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["cargo", *arguments],
+        check=False,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_new_function_is_short_and_formatted(spam):

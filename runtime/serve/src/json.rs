@@ -1,13 +1,17 @@
 //! The body of a request, within its limit, and as a typed value.
 
-use std::error::Error;
+use std::{error::Error, fmt, marker::PhantomData};
 
 use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, StatusCode, header},
 };
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+};
 use telemetry::Causes;
 
 use crate::{edge::NoRoom, error::ApiError};
@@ -60,13 +64,8 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let message = format!("the body is not UTF-8: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_utf8", message)
     })?;
-    // Serde would take an array as the fields of a struct, one by one.
-    if text.trim_ascii_start().starts_with('[') {
-        let message = "the body is an array, not an object";
-        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", message));
-    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let field = error.path().to_string();
         let cause = error.into_inner();
         match (cause.classify(), field.as_str()) {
@@ -85,6 +84,63 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })?;
     deserializer.end().map_err(|error| invalid_json(&error))?;
     Ok(value)
+}
+
+/// A value that is an object. By itself, Serde takes an array as the fields of a struct, one by one.
+#[derive(Debug, Default, JsonSchema)]
+#[schemars(transparent)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// A whole number, which JSON may write as `1` or `1.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whole<T>(pub(crate) T);
+
+impl<'de, T: TryFrom<u64>> Deserialize<'de> for Whole<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number<T>(PhantomData<T>);
+
+        impl<T: TryFrom<u64>> Visitor<'_> for Number<T> {
+            type Value = Whole<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Whole<T>, E> {
+                let whole = T::try_from(number).ok().map(Whole);
+                whole.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Whole<T>, E> {
+                if number.fract() == 0.0 && (0.0..u64::MAX as f64).contains(&number) {
+                    return self.visit_u64(number as u64);
+                }
+                Err(E::invalid_type(Unexpected::Float(number), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Number(PhantomData))
+    }
 }
 
 /// The field without which there is no value; Serde tells it in words only.

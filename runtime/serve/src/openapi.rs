@@ -46,7 +46,8 @@ pub(crate) fn document<P: Pipeline>(endpoint: &Endpoint<P>, abouts: &[About]) ->
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
     });
-    let mut generator = settings.into_generator();
+    let mut requests = settings.clone().into_generator();
+    let mut responses = settings.for_serialize().into_generator();
     let pipeline = match endpoint.model.state() {
         State::Ready(pipeline) => Some(pipeline),
         State::Loading | State::Failed(_) => None,
@@ -63,13 +64,16 @@ pub(crate) fn document<P: Pipeline>(endpoint: &Endpoint<P>, abouts: &[About]) ->
     let mut paths: Map<String, Value> = Map::new();
     let mut errors = Errors::new(&endpoint.config);
     for ((path, method), abouts) in sites {
-        let operation = operation(path, method, &abouts, &names, &mut generator, &mut errors);
+        let operation =
+            operation(path, method, &abouts, &names, (&mut requests, &mut responses), &mut errors);
         paths.entry(path).or_insert_with(|| json!({}))[method] = operation;
     }
     let mut tags: Vec<Value> = Vec::new();
     for dialect in abouts.iter().map(|about| about.dialect).collect::<BTreeSet<_>>() {
         tags.push(json!({ "name": dialect.name() }));
     }
+    let mut schemas = requests.take_definitions(true);
+    schemas.append(&mut responses.take_definitions(true));
     let mut document = json!({
         "openapi": "3.1.0",
         "info": {
@@ -81,7 +85,7 @@ pub(crate) fn document<P: Pipeline>(endpoint: &Endpoint<P>, abouts: &[About]) ->
         "tags": tags,
         "paths": paths,
         "components": {
-            "schemas": generator.take_definitions(true),
+            "schemas": schemas,
             "responses": errors.responses,
         },
     });
@@ -96,7 +100,7 @@ fn operation(
     method: &str,
     abouts: &[&About],
     names: &BTreeSet<&str>,
-    generator: &mut SchemaGenerator,
+    (requests, responses): (&mut SchemaGenerator, &mut SchemaGenerator),
     errors: &mut Errors,
 ) -> Value {
     let first = abouts[0];
@@ -109,7 +113,7 @@ fn operation(
         "summary": summaries.join(" Or: "),
         "responses": { "200": {
             "description": "The answer.",
-            "content": content(abouts, |about| Some((about.response)(generator).to_value())),
+            "content": content(abouts, |about| Some((about.response)(responses).to_value())),
         } },
     });
     if first.is_call {
@@ -128,7 +132,7 @@ fn operation(
     }
     if first.request.is_some() {
         let mut body =
-            content(abouts, |about| about.request.map(|request| request(generator).to_value()));
+            content(abouts, |about| about.request.map(|request| request(requests).to_value()));
         for about in abouts {
             for (name, example) in &about.examples {
                 let name = match dialects.len() {

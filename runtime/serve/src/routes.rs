@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{RawPathParams, Request},
-    http::{HeaderMap, Method, request::Parts},
+    http::{HeaderMap, Method, Uri, request::Parts},
     response::Response,
     routing::{MethodFilter, MethodRouter, get, on},
 };
@@ -73,6 +73,9 @@ impl<P: Pipeline> Routes<P> {
         let mut router = Router::new().route(openapi::PATH, document);
         for (path, methods) in paths {
             let mut route = MethodRouter::new();
+            if methods.values().flatten().any(|operation| operation.has_action(true)) {
+                route = route.fallback(async |uri: Uri| wrong_method(uri.path()));
+            }
             for (method, operations) in methods {
                 let filter = if method == "get" { MethodFilter::GET } else { MethodFilter::POST };
                 let site = Arc::new(Site { endpoint: endpoint.clone(), operations });
@@ -226,6 +229,11 @@ impl<P: Pipeline> Operation<P> {
     }
 }
 
+/// Of a path that takes one method with [`PREDICT`] at its end, and another without.
+fn wrong_method(path: &str) -> ApiError {
+    ApiError::method_not_allowed(if path.ends_with(PREDICT) { "POST" } else { "GET,HEAD" })
+}
+
 /// The operations of one method at one path.
 struct Site<P> {
     endpoint: Endpoint<P>,
@@ -278,8 +286,7 @@ impl<P: Pipeline> Site<P> {
             if name == "model" {
                 let model = value.strip_suffix(PREDICT);
                 if !self.operations[0].has_action(model.is_some()) {
-                    let allowed = if model.is_some() { "POST" } else { "GET,HEAD" };
-                    return Err(ApiError::method_not_allowed(allowed));
+                    return Err(wrong_method(value));
                 }
                 // Whoever asks how things are does not wait for the model.
                 if method == Method::POST {

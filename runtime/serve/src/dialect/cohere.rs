@@ -7,7 +7,7 @@
 //!
 //! Source: <https://docs.cohere.com/reference/rerank>
 
-use pipeline::Reranker;
+use pipeline::{Pipeline, PipelineError, Reranker, Text};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,12 +15,13 @@ use uuid::Uuid;
 
 use super::{
     Dialect::Cohere,
-    inputs::{Many, OneText, TextItem},
+    inputs::{Count, Many, OneText, TextItem},
 };
 use crate::{
     answer::Answer,
     endpoint::{Endpoint, Texts},
     error::ApiError,
+    json::Whole,
     routes::{Operation, Routes},
 };
 
@@ -57,11 +58,15 @@ struct RerankRequest {
     documents: Vec<TextItem>,
     /// How many documents come back, best first; all unless it is set.
     #[serde(default)]
-    #[schemars(range(min = 1, max = u32::MAX))]
-    top_n: Option<usize>,
+    #[schemars(with = "Count")]
+    top_n: Option<Whole<u32>>,
     /// Whether their texts do.
     #[serde(default)]
     return_documents: Option<bool>,
+    /// How many tokens of each document are read; all that the model can unless it is set.
+    #[serde(default)]
+    #[schemars(with = "Count")]
+    max_tokens_per_doc: Option<Whole<u32>>,
 }
 
 /// Documents, best first.
@@ -114,17 +119,29 @@ async fn rank(
     request: RerankRequest,
     version: &'static str,
 ) -> Result<Answer<RerankAnswer>, ApiError> {
-    if request.top_n == Some(0) {
-        return Err(ApiError::field("out_of_range", "top_n", "0 is below 1").with_limit(1));
+    let RerankRequest { query, top_n, max_tokens_per_doc, .. } = request;
+    for (field, value) in [("top_n", top_n), ("max_tokens_per_doc", max_tokens_per_doc)] {
+        if value == Some(Whole(0)) {
+            return Err(ApiError::field("out_of_range", field, "0 is below 1").with_limit(1));
+        }
     }
     let documents: Vec<String> = request.documents.into_iter().map(TextItem::into_text).collect();
     let returned = match request.return_documents {
         Some(true) => documents.clone(),
         _ => Vec::new(),
     };
-    let texts = Texts::many("documents", documents);
-    let ranking = endpoint.rerank(request.query, texts, false, None).await?;
-    let best = ranking.scores.iter().take(request.top_n.unwrap_or(usize::MAX));
+    let mut texts = Texts::many("documents", documents);
+    let mut are_cut = false;
+    if let Some(Whole(max_tokens)) = max_tokens_per_doc {
+        let checked = texts.check(&endpoint.config)?;
+        let cut = endpoint.apart(move |reranker| cut(reranker, checked, max_tokens as usize));
+        let (cut, some) = cut.await?;
+        texts = Texts::many("documents", cut);
+        are_cut = some;
+    }
+    let mut ranking = endpoint.rerank(query, texts, false, None).await?;
+    ranking.usage.truncated |= are_cut;
+    let best = ranking.scores.iter().take(top_n.map_or(usize::MAX, |Whole(top_n)| top_n as usize));
     let results = best.map(|ranked| Ranked {
         index: ranked.index,
         relevance_score: ranked.score,
@@ -139,4 +156,27 @@ async fn rank(
         },
     };
     Ok(Answer::new(answer, ranking.usage))
+}
+
+/// The first `max_tokens` tokens of each text, and whether one had more.
+fn cut(
+    reranker: &Reranker,
+    texts: Vec<Text>,
+    max_tokens: usize,
+) -> Result<(Vec<String>, bool), PipelineError> {
+    let mut are_cut = false;
+    let cut = texts.into_iter().map(|text| {
+        let (Text::One(mut text) | Text::Pair(_, mut text)) = text;
+        let tokens = reranker.tokens(&text, false)?;
+        if tokens.len() > max_tokens
+            && let Some(place) = &tokens[max_tokens - 1].place
+            && let Some((end, _)) = text.char_indices().nth(place.end)
+        {
+            text.truncate(end);
+            are_cut = true;
+        }
+        Ok(text)
+    });
+    let cut = cut.collect::<Result<_, _>>()?;
+    Ok((cut, are_cut))
 }

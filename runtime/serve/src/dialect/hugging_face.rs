@@ -26,6 +26,7 @@ use crate::{
     answer::Answer,
     endpoint::Endpoint,
     error::ApiError,
+    json::{Object, Whole},
     routes::{Operation, Routes},
 };
 
@@ -65,18 +66,12 @@ pub(crate) fn rerank(routes: Routes<Reranker>) -> Routes<Reranker> {
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct ClassificationRequest {
     inputs: Inputs,
-    /// These count before those beside them.
+    /// They may stand beside `inputs` as well, where they count if they do not stand here.
     #[serde(default)]
-    parameters: Option<ClassificationParameters>,
-    #[serde(default)]
-    #[schemars(with = "TopK")]
-    top_k: Option<usize>,
-    #[serde(default)]
-    function_to_apply: Option<Function>,
-    #[serde(default)]
-    truncate: Option<bool>,
-    #[serde(default)]
-    truncation_direction: Option<Direction>,
+    parameters: Option<Object<ClassificationParameters>>,
+    #[serde(flatten)]
+    #[schemars(skip)]
+    beside: ClassificationParameters,
 }
 
 /// How texts are classified.
@@ -85,7 +80,7 @@ struct ClassificationParameters {
     /// How many labels, best first; all unless it is set.
     #[serde(default)]
     #[schemars(with = "TopK")]
-    top_k: Option<usize>,
+    top_k: Option<Whole<usize>>,
     /// How logits become scores.
     #[serde(default)]
     function_to_apply: Option<Function>,
@@ -112,18 +107,19 @@ async fn classified(
     endpoint: &Endpoint<Classifier>,
     request: ClassificationRequest,
 ) -> Result<Classifications, ApiError> {
-    let parameters = request.parameters.unwrap_or_default();
-    let function = parameters.function_to_apply.or(request.function_to_apply);
+    let beside = request.beside;
+    let Object(parameters) = request.parameters.unwrap_or_default();
+    let function = parameters.function_to_apply.or(beside.function_to_apply);
     let options = ClassifyOptions {
-        top_k: parameters.top_k.or(request.top_k),
+        top_k: parameters.top_k.or(beside.top_k).map(|Whole(top_k)| top_k),
         scores: function.map(|function| match function {
             Function::Sigmoid => Scores::Sigmoid,
             Function::Softmax => Scores::Softmax,
             Function::None => Scores::Logits,
         }),
         truncation: truncation(
-            parameters.truncate.or(request.truncate),
-            parameters.truncation_direction.or(request.truncation_direction),
+            parameters.truncate.or(beside.truncate),
+            parameters.truncation_direction.or(beside.truncation_direction),
         ),
     };
     endpoint.predict(request.inputs.texts("inputs"), options).await

@@ -10,7 +10,7 @@ use serde::{
     de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
-use crate::endpoint::Texts;
+use crate::{endpoint::Texts, json::Object};
 
 /// A key of a schema, whose value names a limit of the function or the model.
 pub(crate) const LIMIT: &str = "x-limit";
@@ -76,6 +76,10 @@ impl<T: JsonSchema> JsonSchema for Many<T> {
     }
 }
 
+schema! {
+    /// How many of something, or `null`.
+    Count, "Count", { "type": ["integer", "null"], "minimum": 1, "maximum": u32::MAX }
+}
 schema! {
     /// How many labels, or `null`.
     TopK, "TopK", { "type": ["integer", "null"], "minimum": 1, "x-limit": "labels" }
@@ -223,15 +227,20 @@ impl JsonSchema for PairInputs {
 #[schemars(inline)]
 pub(crate) enum TextItem {
     Text(#[schemars(with = "OneText")] String),
-    Object {
-        #[schemars(with = "OneText")]
-        text: String,
-    },
+    Object(Object<TextField>),
+}
+
+/// The object around a text.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(crate) struct TextField {
+    #[schemars(with = "OneText")]
+    text: String,
 }
 
 impl TextItem {
     pub(crate) fn into_text(self) -> String {
-        let (Self::Text(text) | Self::Object { text }) = self;
+        let (Self::Text(text) | Self::Object(Object(TextField { text }))) = self;
         text
     }
 }

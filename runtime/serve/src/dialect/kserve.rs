@@ -22,6 +22,7 @@ use crate::{
     answer::Answer,
     endpoint::{Endpoint, Texts},
     error::ApiError,
+    json::Object,
     routes::{Operation, Routes},
 };
 
@@ -66,7 +67,7 @@ impl TextInstances {
 #[derive(Debug, Deserialize, JsonSchema)]
 struct PairInstances {
     #[schemars(with = "Many<PairInstance>")]
-    instances: Vec<PairInstance>,
+    instances: Vec<Object<PairInstance>>,
 }
 
 /// A query with a text.
@@ -107,7 +108,8 @@ async fn scores(
     endpoint: Endpoint<Reranker>,
     request: PairInstances,
 ) -> Result<Answer<Predictions<f32>>, ApiError> {
-    let pairs = request.instances.into_iter().map(|pair| Text::Pair(pair.query.into(), pair.text));
+    let pairs = request.instances.into_iter();
+    let pairs = pairs.map(|Object(pair)| Text::Pair(pair.query.into(), pair.text));
     let pairs = Texts::many("instances", pairs.collect());
     let (predictions, usage) = endpoint.score(pairs, false, None).await?;
     Ok(Answer::new(Predictions { predictions }, usage))

@@ -23,6 +23,7 @@ use crate::{
     answer::Answer,
     endpoint::{Endpoint, Texts},
     error::ApiError,
+    json::Whole,
     model::State,
     routes::{Call, Operation, Routes},
 };
@@ -62,15 +63,15 @@ pub(super) struct PredictRequest {
     /// How many labels, the most probable first; 1 unless it is set.
     #[serde(default)]
     #[schemars(with = "TopK")]
-    top_k: Option<usize>,
+    top_k: Option<Whole<usize>>,
 }
 
 pub(super) async fn answer(
     endpoint: Endpoint<Classifier>,
     request: PredictRequest,
 ) -> Result<Answer<Vec<LabelScore>>, ApiError> {
-    let options =
-        ClassifyOptions { top_k: request.top_k.or(Some(1)), ..ClassifyOptions::default() };
+    let top_k = request.top_k.map_or(1, |Whole(top_k)| top_k);
+    let options = ClassifyOptions { top_k: Some(top_k), ..ClassifyOptions::default() };
     let texts = Texts::one("text", request.text);
     let classified = endpoint.predict(texts, options).await?;
     let labels = labels(classified.rows).into_iter().flatten().collect();

@@ -30,6 +30,7 @@ use crate::{
     answer::Answer,
     endpoint::{Endpoint, Texts},
     error::ApiError,
+    json::Whole,
     model::State,
     routes::{Call, Operation, Routes},
 };
@@ -91,7 +92,7 @@ struct EmbeddingsRequest {
     /// How many numbers of each vector are kept; all unless it is set.
     #[serde(default)]
     #[schemars(with = "Dimensions")]
-    dimensions: Option<usize>,
+    dimensions: Option<Whole<usize>>,
     /// Numbers in JSON, unless it is set to the base64 of their little-endian bytes.
     #[serde(default)]
     encoding_format: Option<EncodingFormat>,
@@ -105,8 +106,8 @@ struct EmbeddingsRequest {
 #[serde(untagged, expecting = "a string or an array of strings")]
 enum TextsOrIds {
     Texts(Inputs),
-    Ids(Vec<u32>),
-    ManyIds(Vec<Vec<u32>>),
+    Ids(Vec<Whole<u32>>),
+    ManyIds(Vec<Vec<Whole<u32>>>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -163,7 +164,8 @@ async fn vectors(
     request: EmbeddingsRequest,
 ) -> Result<Answer<EmbeddingsAnswer>, ApiError> {
     let texts = texts(&endpoint, request.input).await?;
-    let options = EmbedOptions { dimensions: request.dimensions, ..EmbedOptions::default() };
+    let dimensions = request.dimensions.map(|Whole(dimensions)| dimensions);
+    let options = EmbedOptions { dimensions, ..EmbedOptions::default() };
     let embedded = endpoint.embed(texts, options).await?;
     let is_base64 = request.encoding_format == Some(EncodingFormat::Base64);
     let rows = embedded.rows.into_iter().enumerate();

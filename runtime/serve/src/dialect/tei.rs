@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use pipeline::{
-    Classifier, ClassifyOptions, EmbedOptions, Embedder, Pipeline, Reranker, Scores, Task,
+    Classifier, ClassifyOptions, EmbedOptions, Embedder, Pipeline, Reranker, Scores, Task, Text,
     Truncation,
 };
 use schemars::JsonSchema;
@@ -35,6 +35,7 @@ use crate::{
     config::quota_threads,
     endpoint::{Endpoint, Texts},
     error::ApiError,
+    json::{Object, Whole},
     model::State,
     routes::{Call, Operation, Routes},
 };
@@ -177,7 +178,7 @@ pub(super) struct EmbedRequest {
     /// How many numbers of each vector are kept; all unless it is set.
     #[serde(default)]
     #[schemars(with = "Dimensions")]
-    dimensions: Option<usize>,
+    dimensions: Option<Whole<usize>>,
     /// Which of the model's prompts stands before the texts; its default unless it is set.
     #[serde(default)]
     #[schemars(with = "PromptName")]
@@ -209,7 +210,7 @@ pub(super) async fn vectors(
 ) -> Result<Answer<Vec<Vec<f32>>>, ApiError> {
     let options = EmbedOptions {
         normalize: request.normalize.unwrap_or(true),
-        dimensions: request.dimensions,
+        dimensions: request.dimensions.map(|Whole(dimensions)| dimensions),
         prompt_name: request.prompt_name,
         truncation: truncation(request.truncate, request.truncation_direction),
     };
@@ -220,9 +221,9 @@ pub(super) async fn vectors(
 /// A sentence and others to compare with it.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct SimilarityRequest {
-    inputs: Sentences,
+    inputs: Object<Sentences>,
     #[serde(default)]
-    parameters: Option<SimilarityParameters>,
+    parameters: Option<Object<SimilarityParameters>>,
 }
 
 /// A sentence and others to compare with it.
@@ -252,8 +253,8 @@ pub(super) async fn similarity(
     endpoint: Endpoint<Embedder>,
     request: SimilarityRequest,
 ) -> Result<Answer<Vec<f32>>, ApiError> {
-    let Sentences { source_sentence, sentences } = request.inputs;
-    let parameters = request.parameters.unwrap_or_default();
+    let Object(Sentences { source_sentence, sentences }) = request.inputs;
+    let Object(parameters) = request.parameters.unwrap_or_default();
     let truncation = truncation(parameters.truncate, parameters.truncation_direction);
     let source = Texts::one("inputs.source_sentence", source_sentence);
     let sentences = Texts::many("inputs.sentences", sentences);
@@ -343,12 +344,16 @@ async fn tokenize<P: Pipeline>(
     let add_special_tokens = request.add_special_tokens.unwrap_or(true);
     let mut texts = request.inputs.texts("inputs");
     let checked = texts.check(&endpoint.config)?;
-    let pipeline = endpoint.pipeline().await?;
-    let mut rows = Vec::with_capacity(checked.len());
-    for text in checked {
-        let (pipeline::Text::One(text) | pipeline::Text::Pair(_, text)) = text;
-        let tokens = pipeline.tokens(&text, add_special_tokens)?.into_iter();
-        let row = tokens.map(|token| Token {
+    let tokens = endpoint.apart(move |pipeline| {
+        let tokens = checked.iter().map(|text| {
+            let (Text::One(text) | Text::Pair(_, text)) = text;
+            pipeline.tokens(text, add_special_tokens)
+        });
+        tokens.collect::<Result<Vec<_>, _>>()
+    });
+    let mut rows = Vec::new();
+    for tokens in tokens.await? {
+        let row = tokens.into_iter().map(|token| Token {
             id: token.id,
             text: token.text,
             special: token.place.is_none(),
@@ -375,8 +380,8 @@ struct DecodeRequest {
 #[serde(untagged, expecting = "an array of token ids, or an array of such arrays")]
 #[schemars(inline)]
 enum Ids {
-    One(#[schemars(with = "TokenIds")] Vec<u32>),
-    Many(#[schemars(with = "Many<TokenIds>")] Vec<Vec<u32>>),
+    One(#[schemars(with = "TokenIds")] Vec<Whole<u32>>),
+    Many(#[schemars(with = "Many<TokenIds>")] Vec<Vec<Whole<u32>>>),
 }
 
 async fn decode<P: Pipeline>(
@@ -396,7 +401,7 @@ async fn decode<P: Pipeline>(
 pub(super) async fn decode_ids<P: Pipeline>(
     endpoint: &Endpoint<P>,
     field: &str,
-    texts: Vec<Vec<u32>>,
+    texts: Vec<Vec<Whole<u32>>>,
     skip_special_tokens: bool,
 ) -> Result<Vec<String>, ApiError> {
     let (max_texts, max_ids) =
@@ -412,9 +417,14 @@ pub(super) async fn decode_ids<P: Pipeline>(
         let message = format!("has {} token ids, limit is {max_ids}", ids.len());
         return Err(ApiError::field("too_long", field, message).with_limit(max_ids));
     }
-    let pipeline = endpoint.pipeline().await?;
-    let decoded = texts.iter().map(|ids| pipeline.decode(ids, skip_special_tokens));
-    Ok(decoded.collect::<Result<_, _>>()?)
+    let decoded = endpoint.apart(move |pipeline| {
+        let decoded = texts.into_iter().map(|ids| {
+            let ids: Vec<u32> = ids.into_iter().map(|Whole(id)| id).collect();
+            pipeline.decode(&ids, skip_special_tokens)
+        });
+        decoded.collect()
+    });
+    decoded.await
 }
 
 /// The model, and the limits of a function.

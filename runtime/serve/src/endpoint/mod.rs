@@ -11,7 +11,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use pipeline::PipelineError;
 pub use texts::Texts;
+use tokio::task::spawn_blocking;
 
 use crate::{
     Config,
@@ -43,6 +45,22 @@ impl<P: pipeline::Pipeline> Endpoint<P> {
     /// 503 if the model could not be loaded.
     pub async fn pipeline(&self) -> Result<P, ApiError> {
         self.model.ready().await
+    }
+
+    /// Runs `work` where no other request waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, and of [`pipeline`](Self::pipeline).
+    pub(crate) async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&P) -> Result<T, PipelineError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let pipeline = self.pipeline().await?;
+        match spawn_blocking(move || work(&pipeline)).await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(ApiError::internal()),
+        }
     }
 
     /// Whether callers may ask for the model by `name`: its own, or the function's.

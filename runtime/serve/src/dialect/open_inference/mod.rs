@@ -32,7 +32,7 @@ use crate::{
     answer::{Answer, write_usage},
     endpoint::{Endpoint, Texts},
     error::ApiError,
-    json,
+    json::{self, Object},
     model::State,
     routes::{Call, Operation, Routes, VERSION},
 };
@@ -221,16 +221,16 @@ struct Head {
     id: Option<String>,
     #[serde(default)]
     parameters: Map<String, Value>,
-    inputs: Vec<Input>,
+    inputs: Vec<Object<Input>>,
     #[serde(default)]
-    outputs: Vec<RequestedOutput>,
+    outputs: Vec<Object<RequestedOutput>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct RequestedOutput {
     name: String,
     #[serde(default)]
-    parameters: OutputParameters,
+    parameters: Object<OutputParameters>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -286,9 +286,9 @@ where
 
     let mut binary = Vec::new();
     let outputs = outputs.into_iter().filter_map(|(name, shape, data)| {
-        let mut wanted = head.outputs.iter();
+        let mut wanted = head.outputs.iter().map(|Object(wanted)| wanted);
         let is_binary = match wanted.find(|wanted| wanted.name == name) {
-            Some(wanted) => wanted.parameters.binary_data.unwrap_or(all_binary),
+            Some(wanted) => wanted.parameters.0.binary_data.unwrap_or(all_binary),
             None if head.outputs.is_empty() => all_binary,
             None => return None,
         };
@@ -313,12 +313,12 @@ where
 
 /// The texts of each input by its name.
 fn texts(
-    inputs: Vec<Input>,
+    inputs: Vec<Object<Input>>,
     known: &[TensorMetadata],
     mut binary: &[u8],
 ) -> Result<BTreeMap<String, Vec<String>>, ApiError> {
     let mut texts = BTreeMap::new();
-    for (index, input) in inputs.into_iter().enumerate() {
+    for (index, Object(input)) in inputs.into_iter().enumerate() {
         let field = format!("inputs[{index}]");
         check_known("input", &input.name, &field, known)?;
         let name = input.name.clone();
@@ -333,11 +333,14 @@ fn texts(
     Ok(texts)
 }
 
-fn check_outputs(outputs: &[RequestedOutput], known: &[TensorMetadata]) -> Result<(), ApiError> {
-    for (index, output) in outputs.iter().enumerate() {
+fn check_outputs(
+    outputs: &[Object<RequestedOutput>],
+    known: &[TensorMetadata],
+) -> Result<(), ApiError> {
+    for (index, Object(output)) in outputs.iter().enumerate() {
         let field = format!("outputs[{index}]");
         check_known("output", &output.name, &field, known)?;
-        if output.parameters.classification.is_some_and(|classes| classes > 0) {
+        if output.parameters.0.classification.is_some_and(|classes| classes > 0) {
             let message = "classification is not known here; predict has labels and scores";
             return Err(ApiError::field("invalid_field", &field, message));
         }

@@ -40,11 +40,12 @@ impl Input {
             (Some(_), Some(_)) => {
                 return Err(invalid("there are both data and binary_data_size".into()));
             }
-            (None, Some(data)) => {
+            (None, Some(Value::Array(data))) => {
                 let mut texts = Vec::new();
                 strings(data, &mut texts).map_err(invalid)?;
                 texts
             }
+            (None, Some(_)) => return Err(invalid("the data is no array".into())),
             (Some(size), None) => {
                 let size = size.as_u64().map(|size| size as usize);
                 let Some((bytes, rest)) = size.and_then(|size| binary.split_at_checked(size))
@@ -63,16 +64,14 @@ impl Input {
     }
 }
 
-/// All strings in `value`, however they are nested.
-fn strings(value: Value, texts: &mut Vec<String>) -> Result<(), String> {
-    match value {
-        Value::String(text) => texts.push(text),
-        Value::Array(values) => {
-            for value in values {
-                strings(value, texts)?;
-            }
+/// All strings in `values`, however they are nested.
+fn strings(values: Vec<Value>, texts: &mut Vec<String>) -> Result<(), String> {
+    for value in values {
+        match value {
+            Value::String(text) => texts.push(text),
+            Value::Array(values) => strings(values, texts)?,
+            other => return Err(format!("{other} is not a string")),
         }
-        other => return Err(format!("{other} is not a string")),
     }
     Ok(())
 }

@@ -1,0 +1,58 @@
+"""Schemathesis: what /openapi.json promises is what the function does, and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+SECS = 300
+# A text that is too long or too many texts are a refusal as well; TEI's status for it is 413.
+CONFIG = """
+[checks.negative_data_rejection]
+expected-statuses = [400, 404, 405, 406, 411, 413, 415, 422]
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx"]
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "4xx"]
+"""
+
+
+@pytest.mark.parametrize("name", ["predict", "embed", "rerank"])
+def test_the_function_does_what_its_schema_says(request, tmp_path, name):
+    function = request.getfixturevalue(name)
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    ran = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("schemathesis"), "--config-file=schemathesis.toml"),
+            *("run", f"{function.url}/openapi.json", "--checks=all", "--mode=all"),
+            *("--seed=1", "--generation-deterministic"),
+            *("--max-examples=30", "--workers=1", "--continue-on-failure", "--no-color"),
+        ],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECS,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    # It was not one that has nothing to say.
+    assert "No tests" not in ran.stdout and "selected" in ran.stdout
+    assert httpx.get(f"{function.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["predict", "embed", "rerank"])
+def test_the_schema_names_every_route_of_the_function(request, name):
+    schema = httpx.get(f"{request.getfixturevalue(name).url}/openapi.json").json()
+    assert schema["openapi"].startswith("3.1")
+    every = {"/", "/docs", "/openapi.json", "/health", "/ping", "/info", "/activity"}
+    every |= {"/tokenize", "/decode", "/invocations", "/v1/models", "/v2", "/v2/health/ready"}
+    own = {
+        "predict": {"/predict", "/v1/classify"},
+        "embed": {"/embed", "/similarity", "/v1/embeddings"},
+        "rerank": {"/rerank", "/v1/rerank", "/v2/rerank"},
+    }
+    assert every | own[name] <= set(schema["paths"])
+    for other in own.keys() - {name}:
+        assert not own[other] & set(schema["paths"])
