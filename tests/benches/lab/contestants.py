@@ -15,7 +15,7 @@ from .engines import LAB, OWN_TARGET, PEERS, SERVICE_PYTHON
 from .starts import NEW_FOLDER, PORT, Program
 
 ROOT = LAB.parent.parent.parent
-PREDICT = OWN_TARGET / "dist" / "predict"
+PREDICT, EMBED = OWN_TARGET / "dist" / "predict", OWN_TARGET / "dist" / "embed"
 SANDERLING = OWN_TARGET / "release" / "sanderling"
 STORE_BINARY = OWN_TARGET / "release" / "object-store"
 BUCKET = "models"
@@ -62,6 +62,11 @@ def build_function():
         *_cargo_build("predict", PREDICT, "dist"),
         *_cargo_build("sanderling-cli", SANDERLING, "release"),
     ]
+
+
+def build_embed():
+    """Builds the function `embed` as it is shipped; gives it if it could not be built."""
+    return _cargo_build("embed", EMBED, "dist")
 
 
 def _cargo_build(package, binary, profile):
