@@ -56,9 +56,8 @@ def test_embed_and_rerank_reply_with_what_their_routes_give(embed, rerank, mode)
 def test_every_reply_is_an_event_of_its_own(predict, mode):
     given = event({"text": TEXT})
     replies = [replied(predict, mode, given) for _ in range(2)]
-    ids = {given["id"], *(reply["id"] for reply in replies)}
     # Source and id together are unique.
-    assert len(ids) == 3 or replies[0]["id"] != replies[1]["id"]
+    assert replies[0]["id"] != replies[1]["id"]
 
 
 @modes

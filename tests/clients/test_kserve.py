@@ -53,10 +53,16 @@ def test_server_and_model_are_live_and_ready(predict, model_name, protocol):
     assert protocol == "v1" or ask(predict, protocol, "is_server_ready")
 
 
-def test_a_model_that_is_not_here_is_not_ready(predict):
+def test_a_model_that_is_not_here_is_not_ready_and_infers_nothing(predict):
     assert not ask(predict, "v2", "is_model_ready", model_name="resnet")
-    with pytest.raises(httpx.HTTPStatusError, match="404"):
-        ask(predict, "v1", "is_model_ready", model_name="resnet")
+    for call in (
+        lambda: ask(predict, "v1", "is_model_ready", model_name="resnet"),
+        lambda: predictions(predict, TEXTS, "resnet"),
+        lambda: infer(predict, "resnet", tensor("text", TEXTS)),
+    ):
+        with pytest.raises(httpx.HTTPStatusError, match="resnet") as caught:
+            call()
+        assert caught.value.response.status_code == 404
 
 
 def test_predictions_are_the_labels_of_the_native_route(predict, model_name):

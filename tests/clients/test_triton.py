@@ -126,6 +126,16 @@ def test_the_async_client_gets_the_same(embed):
     np.testing.assert_array_equal(answer.as_numpy("embeddings"), expected.as_numpy("embeddings"))
 
 
+def test_a_model_that_is_not_here_is_its_own_error(embed):
+    for call in (
+        lambda: client(embed).get_model_metadata("resnet"),
+        lambda: client(embed).infer("resnet", [tensor("text", TEXTS)]),
+    ):
+        with pytest.raises(InferenceServerException, match="resnet") as caught:
+            call()
+        assert caught.value.status() == "404"
+
+
 @pytest.mark.parametrize("text", ["", "a" * 2001], ids=["empty", "too long"])
 def test_bad_input_is_its_own_error_with_our_words(embed, text):
     with pytest.raises(InferenceServerException, match="text") as caught:

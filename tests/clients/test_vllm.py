@@ -34,3 +34,10 @@ def test_bad_input_is_a_bad_request(predict, text):
     with pytest.raises(openai.BadRequestError) as caught:
         classify(predict, model="any", input=text)
     assert (caught.value.type, caught.value.param) == ("invalid_request_error", "input")
+
+
+def test_an_overloaded_server_is_an_error_without_retries(busy_predict):
+    function, _ = busy_predict
+    with pytest.raises(openai.InternalServerError) as caught:
+        classify(function, model="any", input="a")
+    assert (caught.value.status_code, caught.value.type) == (503, "server_error")
