@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// The crates of the runtime and their floors; whatever lies in `functions/` is above them all.
-const FLOORS: [(&str, usize); 7] = [
+const FLOORS: [(&str, usize); 8] = [
     ("sanderling-engine", 0),
     ("sanderling-telemetry", 0),
     ("sanderling-weights", 1),
+    ("sanderling-admission", 2),
     ("sanderling-pipeline", 2),
     ("sanderling-engine-cpu", 2),
     ("sanderling", 3),

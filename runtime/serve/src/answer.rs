@@ -11,6 +11,7 @@ use telemetry::Causes;
 
 use crate::error::ApiError;
 
+pub(crate) const COMPUTE_TOKENS: HeaderName = HeaderName::from_static("x-compute-tokens");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// What a handler answers: JSON, and in headers what it cost.

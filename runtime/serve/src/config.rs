@@ -1,5 +1,7 @@
 //! Settings of a function: one table of names, defaults and bounds; read once, checked together.
 
+mod admission;
+
 use std::{
     fmt,
     ops::RangeInclusive,
@@ -7,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use ::admission::{AuthOptions, InputRules, Proxies, RateLimits, RedisOptions};
 use engine::{Options, Pooling, Precision};
 use pipeline::{BatchLimits, TokenLimits, Truncation};
 use telemetry::LogFormat;
@@ -34,8 +37,18 @@ pub struct Config {
     pub max_client_batch_size: usize,
     /// `MAX_INPUT_CHARS`: longest text, in Unicode characters.
     pub max_input_chars: usize,
+    /// `INPUT_DENY`: what no text may hold.
+    pub input_rules: InputRules,
     /// `ALLOW_TOKEN_IDS`: whether token ids are taken in the place of a text.
     pub allow_token_ids: bool,
+    /// `AUTH`, `ALLOWED_ROLES`, `JWT_…`: whose tokens are taken; `None` if none is needed.
+    pub auth: Option<AuthOptions>,
+    /// `RATE_LIMITS`: how much callers may ask, by their role.
+    pub rate_limits: RateLimits,
+    /// `REDIS_URL`, `REDIS_FAILURE`: where processes share these limits.
+    pub redis: Option<RedisOptions>,
+    /// `TRUSTED_PROXIES`: whose word on a caller's address is taken.
+    pub trusted_proxies: Proxies,
     /// `MAX_BODY_BYTES`: longest body of a request.
     pub max_body_bytes: usize,
     /// `MAX_BODIES_BYTES`: bodies that are held at once, together; at least one.
@@ -84,6 +97,7 @@ pub enum Reload {
 }
 
 /// One line of `--help`.
+#[derive(Clone, Copy)]
 struct Setting {
     name: &'static str,
     default: &'static str,
@@ -179,7 +193,7 @@ const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged")
 const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
-const SETTINGS: [Setting; 30] = [
+const SETTINGS: [Setting; 28] = [
     PORT,
     MODEL_URI,
     MODEL_RELOAD,
@@ -208,9 +222,13 @@ const SETTINGS: [Setting; 30] = [
     MAX_INPUT_TOKENS,
     TRUNCATION,
     ALLOW_TOKEN_IDS,
-    RUST_LOG,
-    LOG_FORMAT,
 ];
+const LOG_SETTINGS: [Setting; 2] = [RUST_LOG, LOG_FORMAT];
+
+/// All settings, in the order of `--help`.
+fn settings() -> impl Iterator<Item = Setting> {
+    SETTINGS.into_iter().chain(admission::SETTINGS).chain(LOG_SETTINGS)
+}
 
 /// What `lambda_runtime` cannot do without.
 const LAMBDA_VARS: [&str; 3] =
@@ -282,7 +300,12 @@ impl Config {
             },
             max_client_batch_size: reader.number_or(&MAX_CLIENT_BATCH_SIZE, 1..=1 << 16, || 32),
             max_input_chars: reader.number(&MAX_INPUT_CHARS, 1..=1 << 30),
+            input_rules: reader.input_rules(),
             allow_token_ids: reader.choice(&ALLOW_TOKEN_IDS, &[("false", false), ("true", true)]),
+            auth: reader.auth(),
+            rate_limits: reader.rate_limits(),
+            redis: reader.redis(),
+            trusted_proxies: reader.trusted_proxies(),
             max_body_bytes: reader.number(&MAX_BODY_BYTES, 1..=1 << 30),
             max_bodies_bytes: reader.number_or(&MAX_BODIES_BYTES, 1..=1 << 40, || 128 << 20),
             max_header_bytes: reader.number(&MAX_HEADER_BYTES, 8192..=1 << 20),
@@ -345,6 +368,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     fn text(&self, setting: &Setting) -> String {
         let value = (self.var)(setting.name).map(|value| value.trim().to_owned());
         value.filter(|value| !value.is_empty()).unwrap_or_else(|| setting.default.to_owned())
+    }
+
+    fn mistake(&mut self, setting: &Setting, mistake: impl fmt::Display) {
+        self.mistakes.push(format!("{}: {mistake}", setting.name));
     }
 
     fn number(&mut self, setting: &Setting, bounds: RangeInclusive<usize>) -> usize {
@@ -473,8 +500,8 @@ impl fmt::Display for Help {
         writeln!(f, "\nUsage: {function} [--check | --help | --version]")?;
         writeln!(f, "  --check    checks the settings and the model, then exits")?;
         writeln!(f, "\nSettings, from the environment:")?;
-        for Setting { name, default, meaning } in SETTINGS {
-            write!(f, "  {name:<24} {meaning}")?;
+        for Setting { name, default, meaning } in settings() {
+            write!(f, "  {name:<25} {meaning}")?;
             if !default.is_empty() {
                 write!(f, " (default: {default})")?;
             }
@@ -494,7 +521,7 @@ mod tests {
 
     use super::*;
 
-    fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_vars("predict", |name| {
             vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })
@@ -588,7 +615,8 @@ mod tests {
         config.unwrap();
         let mut read = read.into_inner();
         assert!(read.remove("AWS_LAMBDA_RUNTIME_API"), "Lambda sets it, nobody else");
-        assert_eq!(read, SETTINGS.map(|setting| setting.name.to_owned()).into());
+        let known: BTreeSet<String> = settings().map(|setting| setting.name.to_owned()).collect();
+        assert_eq!(read, known);
         let help = Help("predict").to_string();
         for name in read {
             assert!(help.contains(&format!("  {name} ")), "{name}");

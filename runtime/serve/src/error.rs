@@ -3,10 +3,11 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use admission::{AuthError, LimitError, Standing};
 use axum::{
     http::{
-        HeaderName, HeaderValue, StatusCode,
-        header::{ACCEPT_ENCODING, ALLOW, RETRY_AFTER},
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{ACCEPT_ENCODING, ALLOW, RETRY_AFTER, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
@@ -18,6 +19,9 @@ use crate::{dialect::Dialect, model::LoadFailure};
 /// Longest message and field name in an error, in bytes: they may quote the caller.
 const MAX_MESSAGE_BYTES: usize = 512;
 const MAX_FIELD_BYTES: usize = 64;
+
+/// When to come back to what is busy, starting or stopping.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
@@ -33,13 +37,16 @@ pub struct ApiError {
     pub(crate) limit: Option<usize>,
     /// Whose envelope it gets; `None`: the one of its path.
     pub(crate) dialect: Option<Dialect>,
-    hint: Option<Hint>,
+    hint: Option<Box<Hint>>,
+    standing: Option<Box<Standing>>,
 }
 
 /// A header that says what to do about it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Hint {
-    RetryAfterSecs(u32),
+    RetryAfter(Duration),
+    /// Which token is wanted, and what is wrong with the one that was sent.
+    Challenge(HeaderValue),
     /// Send bodies as they are.
     NoEncoding,
     /// The methods that there are.
@@ -55,7 +62,16 @@ impl ApiError {
     ) -> Self {
         let message = clip(message.to_string(), MAX_MESSAGE_BYTES);
         let code = code.into();
-        Self { status, code, message, field: None, limit: None, dialect: None, hint: None }
+        Self {
+            status,
+            code,
+            message,
+            field: None,
+            limit: None,
+            dialect: None,
+            hint: None,
+            standing: None,
+        }
     }
 
     /// A field of the body that is missing, of the wrong type or over a limit.
@@ -85,8 +101,14 @@ impl ApiError {
         self
     }
 
-    fn with_retry_after(mut self, secs: u32) -> Self {
-        self.hint = Some(Hint::RetryAfterSecs(secs));
+    fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.hint = Some(Box::new(Hint::RetryAfter(wait)));
+        self
+    }
+
+    /// The same, with how the caller stands, if it has a limit.
+    pub(crate) fn with_standing(mut self, standing: Option<Standing>) -> Self {
+        self.standing = standing.map(Box::new);
         self
     }
 
@@ -94,7 +116,7 @@ impl ApiError {
     pub(crate) fn overloaded(message: impl ToString, limit: usize) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
             .with_limit(limit)
-            .with_retry_after(1)
+            .with_retry_after(A_MOMENT)
     }
 
     pub(crate) fn body_too_large(max_body_bytes: usize) -> Self {
@@ -113,7 +135,7 @@ impl ApiError {
         let message = "send the body as it is: content-encoding may only be identity";
         let mut error =
             Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message);
-        error.hint = Some(Hint::NoEncoding);
+        error.hint = Some(Box::new(Hint::NoEncoding));
         error
     }
 
@@ -126,7 +148,7 @@ impl ApiError {
     pub(crate) fn method_not_allowed(allowed: &'static str) -> Self {
         let message = format!("the path takes {allowed}");
         let mut error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
-        error.hint = Some(Hint::Allow(allowed));
+        error.hint = Some(Box::new(Hint::Allow(allowed)));
         error
     }
 
@@ -150,17 +172,66 @@ impl ApiError {
 
     pub(crate) fn loading() -> Self {
         let message = "the model is still loading";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "loading", message).with_retry_after(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "loading", message).with_retry_after(A_MOMENT)
     }
 
     pub(crate) fn shutting_down() -> Self {
         let message = "this instance is shutting down";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message).with_retry_after(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
+            .with_retry_after(A_MOMENT)
     }
 
     pub(crate) fn internal() -> Self {
         let message = "the model could not answer";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    /// What is wrong with the token that a caller sends to `function`, as RFC 6750 says it.
+    pub(crate) fn of_auth(error: AuthError, function: &str) -> Self {
+        use StatusCode as S;
+        let (status, code, challenge) = match error {
+            AuthError::Missing => (S::UNAUTHORIZED, "unauthenticated", String::new()),
+            AuthError::Expired => {
+                (S::UNAUTHORIZED, "token_expired", invalid_token("token expired"))
+            }
+            AuthError::Forbidden => {
+                (S::FORBIDDEN, "forbidden", r#", error="insufficient_scope""#.to_owned())
+            }
+            AuthError::KeysUnavailable => {
+                return Self::new(S::SERVICE_UNAVAILABLE, "keys_unavailable", error)
+                    .with_retry_after(A_MOMENT);
+            }
+            _ => (S::UNAUTHORIZED, "invalid_token", invalid_token("invalid token")),
+        };
+        Self::new(status, code, error).with_challenge(function, &challenge)
+    }
+
+    /// The caller has said twice who it is.
+    pub(crate) fn two_tokens(function: &str) -> Self {
+        let message = "authorization stands there twice";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+            .with_challenge(function, r#", error="invalid_request""#)
+    }
+
+    fn with_challenge(mut self, function: &str, more: &str) -> Self {
+        let challenge = format!("Bearer realm=\"{function}\"{more}");
+        self.hint = HeaderValue::try_from(challenge).ok().map(Hint::Challenge).map(Box::new);
+        self
+    }
+
+    /// The caller has asked for more than it may, or nobody knows.
+    pub(crate) fn of_limit(error: LimitError) -> Self {
+        match error {
+            LimitError::Exceeded { standing, retry_after } => {
+                let limit = usize::try_from(standing.limit).unwrap_or(usize::MAX);
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", error)
+                    .with_limit(limit)
+                    .with_retry_after(retry_after)
+                    .with_standing(Some(standing))
+            }
+            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, "limits_unavailable", error)
+                .with_retry_after(A_MOMENT),
+        }
     }
 
     /// What the caller is told of `error`; `field` names the text of an index.
@@ -169,7 +240,7 @@ impl ApiError {
             PipelineError::QueueFull { max_queue_requests } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", error)
                     .with_limit(*max_queue_requests)
-                    .with_retry_after(1)
+                    .with_retry_after(A_MOMENT)
             }
             PipelineError::TooManyTokens { index, max_input_tokens } => {
                 Self::field("too_long", &field(*index), error).with_limit(*max_input_tokens)
@@ -207,10 +278,14 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         let headers = response.headers_mut();
-        match self.hint {
-            Some(Hint::RetryAfterSecs(secs)) => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(secs));
-                headers.insert(RETRY_AFTER_MS, HeaderValue::from(secs * 1000));
+        match self.hint.as_deref() {
+            Some(Hint::RetryAfter(wait)) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(whole_secs(*wait)));
+                let millis = wait.as_micros().div_ceil(1000) as u64;
+                headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+            }
+            Some(Hint::Challenge(challenge)) => {
+                headers.insert(WWW_AUTHENTICATE, challenge.clone());
             }
             Some(Hint::NoEncoding) => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -220,9 +295,31 @@ impl IntoResponse for ApiError {
             }
             None => {}
         }
+        write_standing(headers, self.standing.as_deref().copied());
         response.extensions_mut().insert(self);
         response
     }
+}
+
+fn invalid_token(description: &str) -> String {
+    format!(r#", error="invalid_token", error_description="{description}""#)
+}
+
+/// How a caller stands, as draft-ietf-httpapi-ratelimit-headers-06 has it; times in whole seconds.
+pub(crate) fn write_standing(headers: &mut HeaderMap, standing: Option<Standing>) {
+    let Some(standing) = standing else { return };
+    let numbers = [
+        ("ratelimit-limit", standing.limit),
+        ("ratelimit-remaining", standing.remaining),
+        ("ratelimit-reset", whole_secs(standing.reset)),
+    ];
+    for (name, number) in numbers {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from(number));
+    }
+}
+
+fn whole_secs(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 /// `text` up to `max_bytes`, and a sign that there is more.

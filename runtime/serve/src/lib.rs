@@ -3,7 +3,7 @@
 //! ```text
 //! run ──> Config ──> load the model on a thread ──────────────────────────┐
 //!            │                                                            v
-//!            └─────> edge::{http, lambda} ──> Routes ──> dialect ──> Endpoint ──> Pipeline
+//!            └─────> edge::{http, lambda} ──> Routes ──> admit ──> dialect ──> Endpoint ──> Pipeline
 //! ```
 //!
 //! A function is a `main` that names its routes and how its pipeline is loaded; see
@@ -16,6 +16,7 @@
 //! - The only crate that reads the environment, in [`Config`].
 #![forbid(unsafe_code)]
 
+mod admit;
 mod answer;
 mod config;
 mod dialect;

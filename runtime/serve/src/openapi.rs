@@ -3,8 +3,12 @@
 //!
 //! Errors stand in it as their dialect writes them, by the code that writes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use admission::{AuthError, LimitError, Standing, Unit};
 use axum::{
     Json,
     http::StatusCode,
@@ -15,7 +19,7 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Config,
+    Config, admit,
     dialect::{Dialect, LIMIT},
     endpoint::Endpoint,
     error::ApiError,
@@ -62,7 +66,7 @@ pub(crate) fn document<P: Pipeline>(endpoint: &Endpoint<P>, abouts: &[About]) ->
         sites.entry((about.path, about.method)).or_default().push(about);
     }
     let mut paths: Map<String, Value> = Map::new();
-    let mut errors = Errors::new(&endpoint.config);
+    let mut errors = Errors::new(&endpoint.config, endpoint.function);
     for ((path, method), abouts) in sites {
         let operation =
             operation(path, method, &abouts, &names, (&mut requests, &mut responses), &mut errors);
@@ -89,6 +93,10 @@ pub(crate) fn document<P: Pipeline>(endpoint: &Endpoint<P>, abouts: &[About]) ->
             "responses": errors.responses,
         },
     });
+    if endpoint.config.auth.is_some() {
+        document["components"]["securitySchemes"]["token"] =
+            json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" });
+    }
     let task = pipeline.as_ref().map(Pipeline::task);
     fill_limits(&mut document, &endpoint.config, task.as_ref());
     Json(document).into_response()
@@ -130,6 +138,9 @@ fn operation(
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
     }
+    if errors.needs_token && !is_open(first) {
+        operation["security"] = json!([{ "token": [] }]);
+    }
     if first.request.is_some() {
         let mut body =
             content(abouts, |about| about.request.map(|request| request(requests).to_value()));
@@ -151,6 +162,11 @@ fn operation(
         };
     }
     operation
+}
+
+/// Whether it is answered to anybody.
+fn is_open(about: &About) -> bool {
+    about.method == "get" && admit::is_open(about.path)
 }
 
 /// A schema for each media type: one of those that the `abouts` with it have.
@@ -194,21 +210,44 @@ fn usage_headers() -> Value {
 
 /// Errors that callers may meet, and where the document has them.
 struct Errors {
+    /// Whether operations that are not open need a token.
+    needs_token: bool,
     always: Vec<ApiError>,
+    of_tokens: Vec<ApiError>,
     of_calls: Vec<ApiError>,
     of_names: Vec<ApiError>,
     responses: Map<String, Value>,
 }
 
 impl Errors {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, function: &str) -> Self {
         let timeout = config.request_timeout;
         let too_large = ApiError::body_too_large(config.max_body_bytes);
         let too_long = |index: usize| format!("text {index}");
         let of_pipeline = |error| ApiError::of_pipeline(&error, too_long);
         let max_queue_requests = config.batch_limits.max_queue_requests;
         let max_texts = config.max_client_batch_size;
+        let mut of_tokens = Vec::new();
+        if config.auth.is_some() {
+            let refusals = [
+                AuthError::Missing,
+                AuthError::Expired,
+                AuthError::Forbidden,
+                AuthError::KeysUnavailable,
+            ];
+            of_tokens.extend(refusals.map(|error| ApiError::of_auth(error, function)));
+            of_tokens.push(ApiError::two_tokens(function));
+        }
+        let mut of_limits = Vec::new();
+        if !config.rate_limits.is_empty() {
+            let (limit, hour) = (10, Duration::from_secs(3600));
+            let standing = Standing { unit: Unit::Requests, limit, remaining: 0, reset: hour };
+            let exceeded = LimitError::Exceeded { standing, retry_after: hour };
+            of_limits.extend([exceeded, LimitError::Unavailable].map(ApiError::of_limit));
+        }
         Self {
+            needs_token: config.auth.is_some(),
+            of_tokens,
             always: vec![
                 ApiError::uri_too_long(config.max_header_bytes / 2),
                 ApiError::overloaded("requests are being answered", config.max_concurrent_requests),
@@ -224,6 +263,7 @@ impl Errors {
                 ApiError::missing("text"),
                 ApiError::field("empty", "text", "is empty"),
                 ApiError::field("too_many", "texts", "there are too many").with_limit(max_texts),
+                ApiError::field("denied", "text", "holds what INPUT_DENY forbids"),
                 of_pipeline(PipelineError::TooManyTokens {
                     index: 0,
                     max_input_tokens: config.token_limits.max_input_tokens,
@@ -231,7 +271,10 @@ impl Errors {
                 of_pipeline(PipelineError::QueueFull { max_queue_requests }),
                 ApiError::internal(),
                 ApiError::loading(),
-            ],
+            ]
+            .into_iter()
+            .chain(of_limits)
+            .collect(),
             of_names: vec![ApiError::no_such_model("another")],
             responses: Map::new(),
         }
@@ -241,6 +284,9 @@ impl Errors {
     fn of(&mut self, abouts: &[&About], path: &str) -> BTreeMap<StatusCode, Vec<String>> {
         let first = abouts[0];
         let mut errors = self.always.clone();
+        if !is_open(first) {
+            errors.extend(self.of_tokens.clone());
+        }
         if first.is_call {
             errors.extend(self.of_calls.clone());
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{RawPathParams, Request},
     http::{HeaderMap, Method, Uri, request::Parts},
     response::Response,
@@ -16,7 +16,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{answer::Answer, dialect::Dialect, endpoint::Endpoint, error::ApiError, json, openapi};
+use crate::{
+    admit::{self, Gate},
+    answer::Answer,
+    dialect::Dialect,
+    endpoint::Endpoint,
+    error::ApiError,
+    json, openapi,
+};
 
 /// Stands behind the model in a path: `/v1/models/{model}:predict`.
 const PREDICT: &str = ":predict";
@@ -57,7 +64,7 @@ impl<P: Pipeline> Routes<P> {
     }
 
     /// All of it, and the document that says so.
-    pub(crate) fn into_router(self, endpoint: &Endpoint<P>) -> Router {
+    pub(crate) fn into_router(self, endpoint: &Endpoint<P>, gate: &Gate) -> Router {
         let abouts = self.operations.iter().map(|operation| operation.about.clone());
         let abouts: Arc<[About]> = abouts.chain([openapi::about()]).collect();
         let mut paths: BTreeMap<&str, BTreeMap<&str, Vec<Operation<P>>>> = BTreeMap::new();
@@ -78,7 +85,9 @@ impl<P: Pipeline> Routes<P> {
             }
             for (method, operations) in methods {
                 let filter = if method == "get" { MethodFilter::GET } else { MethodFilter::POST };
-                let site = Arc::new(Site { endpoint: endpoint.clone(), operations });
+                let is_open = method == "get" && admit::is_open(path);
+                let (endpoint, gate) = (endpoint.clone(), gate.clone());
+                let site = Arc::new(Site { endpoint, gate, is_open, operations });
                 let answer = move |parameters, request| site.clone().answer(parameters, request);
                 route = route.merge(on(filter, answer));
             }
@@ -237,21 +246,42 @@ fn wrong_method(path: &str) -> ApiError {
 /// The operations of one method at one path.
 struct Site<P> {
     endpoint: Endpoint<P>,
+    gate: Gate,
+    /// Whether whoever comes is let in.
+    is_open: bool,
     operations: Vec<Operation<P>>,
 }
 
 impl<P: Pipeline> Site<P> {
+    /// The answer to whoever is let in.
     async fn answer(
         self: Arc<Self>,
         parameters: RawPathParams,
         request: Request,
     ) -> Result<Response, ApiError> {
         let started = Instant::now();
-        let (Parts { method, headers, .. }, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        if self.is_open {
+            return self.ask(started, &parameters, parts, body).await;
+        }
+        let About { dialect, is_call, .. } = self.operations[0].about;
+        let admitted = self.gate.admit(&parts, is_call).await;
+        let admitted = admitted.map_err(|error| error.in_dialect(dialect))?;
+        let outcome = self.ask(started, &parameters, parts, body).await;
+        self.gate.settle(admitted, outcome).await
+    }
+
+    async fn ask(
+        &self,
+        started: Instant,
+        parameters: &RawPathParams,
+        Parts { method, headers, .. }: Parts,
+        body: Body,
+    ) -> Result<Response, ApiError> {
         let first = &self.operations[0];
         let in_first = |error: ApiError| error.in_dialect(first.about.dialect);
 
-        self.check_parameters(&method, &parameters).await.map_err(in_first)?;
+        self.check_parameters(&method, parameters).await.map_err(in_first)?;
         if !self.operations.iter().any(|operation| (operation.takes)(&headers)) {
             return Err(in_first(ApiError::unsupported_type(first.about.media)));
         }

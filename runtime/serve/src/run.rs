@@ -7,6 +7,7 @@ use weights::Bundle;
 
 use crate::{
     Config,
+    admit::Gate,
     config::{Help, Platform},
     dialect,
     edge::{self, Edge},
@@ -75,7 +76,8 @@ async fn serve<P: Pipeline>(
     let edge = Edge::new(&config);
     let model = Model::loading();
     let endpoint = Endpoint::new(function, model.clone(), config.clone());
-    let router = routes(dialect::every(Routes::new())).into_router(&endpoint);
+    let gate = Gate::new(function, &config);
+    let router = routes(dialect::every(Routes::new())).into_router(&endpoint, &gate);
     let app = edge.app(router, model.clone());
     let platform = config.platform;
     load::start(config.clone(), load, model)?;

@@ -15,6 +15,7 @@ CONNECTIONS = 64
 class Seen:
     """What one run saw."""
 
+    num_requests: int
     rps: float
     p50_ms: float
     p99_ms: float
@@ -30,10 +31,11 @@ def version():
     return " ".join(said.split()[:2])
 
 
-def run(start, bodies, secs):
+def run(start, bodies, secs, headers=()):
     """One thread of wrk over `CONNECTIONS` connections, as fast as it goes."""
     command = ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={secs}s"]
     command += ["--timeout=10s", f"--script={LAB / 'wrk.lua'}"]
+    command += [f"--header={header}" for header in headers]
     command += [f"http://127.0.0.1:{start.port}/predict", "--", bodies]
     pids = processes.tree(start.pid)
     server_before, wrk_before = processes.cpu_secs(pids), _children_cpu_secs()
@@ -42,6 +44,7 @@ def run(start, bodies, secs):
     wrk_secs = _children_cpu_secs() - wrk_before
     said = json.loads(ran.stdout.splitlines()[-1])
     return Seen(
+        num_requests=said["requests"],
         rps=said["requests"] / said["secs"],
         p50_ms=said["p50_ms"],
         p99_ms=said["p99_ms"],

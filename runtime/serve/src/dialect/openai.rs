@@ -73,6 +73,8 @@ pub(crate) fn embed(routes: Routes<Embedder>) -> Routes<Embedder> {
 /// What its clients tell errors apart by.
 pub(super) fn error_type(status: StatusCode) -> &'static str {
     match status {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::FORBIDDEN => "permission_error",
         StatusCode::NOT_FOUND => "not_found_error",
         StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
         status if status.is_server_error() => "server_error",

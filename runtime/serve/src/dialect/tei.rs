@@ -102,7 +102,7 @@ pub(super) fn rerank_example() -> serde_json::Value {
 pub(super) fn error_type(error: &ApiError) -> &'static str {
     match (&*error.code, error.status) {
         ("empty", _) => "Empty",
-        ("overloaded", _) => "Overloaded",
+        ("overloaded" | "rate_limited", _) => "Overloaded",
         ("internal", _) => "Backend",
         (_, StatusCode::SERVICE_UNAVAILABLE) => "Unhealthy",
         ("tokenizer", _) => "Tokenizer",

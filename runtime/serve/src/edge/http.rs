@@ -22,7 +22,7 @@ use super::{
     connection::{Activity, Connections},
     stream::Stream,
 };
-use crate::Config;
+use crate::{Config, admit::Peer};
 
 /// Pause after an `accept` that fails for lack of something, and would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -128,8 +128,8 @@ impl Server {
     /// backlog, waits and makes the next ones wait there.
     async fn accept_all(&self, listener: &TcpListener) -> Infallible {
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok((stream, address)) => (stream, Peer(address.ip())),
                 Err(error) => {
                     self.not_accepted(&error).await;
                     continue;
@@ -138,7 +138,7 @@ impl Server {
             // Answers are small; a stream that cannot be told so is gone already.
             let _ = stream.set_nodelay(true);
             if let Some(place) = self.connections.place().await {
-                self.spawn(stream, place);
+                self.spawn(stream, peer, place);
             }
         }
     }
@@ -154,7 +154,7 @@ impl Server {
         sleep(ACCEPT_PAUSE).await;
     }
 
-    fn spawn(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn spawn(&self, stream: TcpStream, peer: Peer, place: OwnedSemaphorePermit) {
         let activity = Arc::new(Activity::default());
         let app = self.app.clone();
         let service = {
@@ -162,7 +162,9 @@ impl Server {
             service_fn(move |request: Request<hyper::body::Incoming>| {
                 let exchange = activity.begin();
                 let activity = activity.clone();
-                let answer = app.clone().call(request.map(Body::new));
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(peer);
+                let answer = app.clone().call(request);
                 async move {
                     let Ok(response) = answer.await;
                     if response.headers().contains_key(CONNECTION) {

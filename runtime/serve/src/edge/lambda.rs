@@ -9,6 +9,8 @@ use http_body_util::{BodyExt, Full};
 use lambda_http::{Request, RequestExt, request::RequestContext, service_fn};
 use tower::ServiceExt;
 
+use crate::admit::Peer;
+
 /// Polls Lambda and answers with `app` until the process ends.
 pub(crate) async fn serve(app: Router) -> Result<(), lambda_http::Error> {
     lambda_http::run_concurrent(service_fn(move |request| answer(app.clone(), request))).await
@@ -19,9 +21,20 @@ async fn answer(
     app: Router,
     request: Request,
 ) -> Result<Response<Full<Bytes>>, lambda_http::Error> {
-    let Ok(response) = app.oneshot(without_stage(request)).await;
+    let Ok(response) = app.oneshot(with_peer(without_stage(request))).await;
     let (parts, body) = response.into_parts();
     Ok(Response::from_parts(parts, Full::new(body.collect().await?.to_bytes())))
+}
+
+/// Tells where it came from, as AWS has seen it.
+fn with_peer(mut request: Request) -> Request {
+    let context = request.request_context_ref();
+    let Some(RequestContext::ApiGatewayV2(context)) = context else { return request };
+    let address = context.http.source_ip.as_deref().and_then(|address| address.parse().ok());
+    if let Some(address) = address {
+        request.extensions_mut().insert(Peer(address));
+    }
+    request
 }
 
 /// Takes the stage of an HTTP API (`/prod/predict`) off the path.

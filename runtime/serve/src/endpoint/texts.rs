@@ -1,3 +1,4 @@
+use admission::InputRules;
 use pipeline::Text;
 
 use crate::{Config, error::ApiError};
@@ -32,7 +33,7 @@ impl Texts {
         }
     }
 
-    /// Takes the texts out, if they are within the limits; the names stay.
+    /// Takes the texts out, clean, if they are within the limits; the names stay.
     pub(crate) fn check(&mut self, config: &Config) -> Result<Vec<Text>, ApiError> {
         if self.texts.is_empty() {
             return Err(ApiError::field("empty", self.field, "is empty"));
@@ -42,35 +43,45 @@ impl Texts {
             let message = format!("has {count} texts, limit is {most}");
             return Err(ApiError::field("too_many", self.field, message).with_limit(most));
         }
-        for (index, text) in self.texts.iter().enumerate() {
-            let parts: [Option<&str>; 2] = match text {
+        for index in 0..count {
+            match &mut self.texts[index] {
+                Text::One(text) => InputRules::clean(text),
+                Text::Pair(first, second) => {
+                    let mut cleaned = first.to_string();
+                    InputRules::clean(&mut cleaned);
+                    *first = cleaned.into();
+                    InputRules::clean(second);
+                }
+            }
+            let parts: [Option<&str>; 2] = match &self.texts[index] {
                 Text::One(text) => [Some(text), None],
                 Text::Pair(first, second) => [Some(first), Some(second)],
             };
             for part in parts.into_iter().flatten() {
-                check_text(part, config.max_input_chars, || self.name(index))?;
+                check_text(part, config, || self.name(index))?;
             }
         }
         Ok(std::mem::take(&mut self.texts))
     }
 }
 
-/// Whether `text` has something in it, and not too much.
-fn check_text(
-    text: &str,
-    max_input_chars: usize,
-    name: impl Fn() -> String,
-) -> Result<(), ApiError> {
-    if text.chars().all(|char| char.is_whitespace() || char.is_control()) {
+/// Whether a clean `text` has something in it, not too much, and nothing that is denied.
+fn check_text(text: &str, config: &Config, name: impl Fn() -> String) -> Result<(), ApiError> {
+    if text.is_empty() {
         return Err(ApiError::field("empty", &name(), "is empty"));
     }
     // A character has a byte at least.
-    if text.len() > max_input_chars {
+    let most = config.max_input_chars;
+    if text.len() > most {
         let num_chars = text.chars().count();
-        if num_chars > max_input_chars {
-            let message = format!("has {num_chars} characters, limit is {max_input_chars}");
-            return Err(ApiError::field("too_long", &name(), message).with_limit(max_input_chars));
+        if num_chars > most {
+            let message = format!("has {num_chars} characters, limit is {most}");
+            return Err(ApiError::field("too_long", &name(), message).with_limit(most));
         }
+    }
+    if config.input_rules.denies(text) {
+        // What it is, is not said again: it would run where the error is shown.
+        return Err(ApiError::field("denied", &name(), "holds what INPUT_DENY forbids"));
     }
     Ok(())
 }

@@ -1,0 +1,311 @@
+//! Settings of who may call, how much, and with what text.
+
+use std::{fs, path::Path, time::Duration};
+
+use admission::{
+    AuthOptions, DEFAULT_DENY, InputRules, Proxies, RateLimits, RedisFailure, RedisOptions, Secret,
+};
+
+use super::{Reader, Setting, setting};
+
+/// Shortest secret, in bytes: as long as what HS256 makes of it.
+const MIN_SECRET_BYTES: usize = 32;
+
+/// Largest file of a secret, in bytes.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
+
+const AUTH: Setting = setting(
+    "AUTH",
+    "",
+    "jwt: callers need a token; none (default: none, if no key of tokens is set)",
+);
+const ALLOWED_ROLES: Setting = setting(
+    "ALLOWED_ROLES",
+    "",
+    "roles that may call, between commas; anonymous needs no token (default: any with a token)",
+);
+const JWT_SECRET: Setting =
+    setting("JWT_SECRET", "", "secret of HS256 tokens, as it is, 32 bytes or more");
+const JWT_SECRET_FILE: Setting = setting("JWT_SECRET_FILE", "", "file of that secret");
+const JWT_PREVIOUS_SECRET: Setting =
+    setting("JWT_PREVIOUS_SECRET", "", "the secret before, whose tokens still hold");
+const JWT_PREVIOUS_SECRET_FILE: Setting =
+    setting("JWT_PREVIOUS_SECRET_FILE", "", "file of that secret");
+const JWT_JWKS_URL: Setting =
+    setting("JWT_JWKS_URL", "", "where the keys of RS256, ES256 and EdDSA tokens are published");
+const JWT_ISSUER: Setting = setting("JWT_ISSUER", "", "what iss of a token has to be");
+const JWT_AUDIENCE: Setting = setting("JWT_AUDIENCE", "", "what has to be in aud of a token");
+const JWT_LEEWAY_SECS: Setting =
+    setting("JWT_LEEWAY_SECS", "5", "how far clocks may be apart, in seconds");
+const RATE_LIMITS: Setting = setting(
+    "RATE_LIMITS",
+    "",
+    "like anonymous=10/min,user=100/2s,user=5000 tokens/min; others get the lowest (default: none)",
+);
+const REDIS_URL: Setting = setting(
+    "REDIS_URL",
+    "",
+    "redis:// or rediss://, where processes share their limits (default: each has its own)",
+);
+const REDIS_URL_FILE: Setting = setting("REDIS_URL_FILE", "", "file of that URL");
+const REDIS_FAILURE: Setting = setting(
+    "REDIS_FAILURE",
+    "local",
+    "callers while Redis is away: local counts here, allow lets all in, deny nobody",
+);
+const TRUSTED_PROXIES: Setting = setting(
+    "TRUSTED_PROXIES",
+    "",
+    "addresses and networks whose X-Forwarded-For is believed, between commas (default: none)",
+);
+const INPUT_DENY: Setting = setting(
+    "INPUT_DENY",
+    DEFAULT_DENY,
+    "regular expression, in any case, of what no text may hold; off allows all",
+);
+
+pub(super) const SETTINGS: [Setting; 16] = [
+    AUTH,
+    ALLOWED_ROLES,
+    JWT_SECRET,
+    JWT_SECRET_FILE,
+    JWT_PREVIOUS_SECRET,
+    JWT_PREVIOUS_SECRET_FILE,
+    JWT_JWKS_URL,
+    JWT_ISSUER,
+    JWT_AUDIENCE,
+    JWT_LEEWAY_SECS,
+    RATE_LIMITS,
+    REDIS_URL,
+    REDIS_URL_FILE,
+    REDIS_FAILURE,
+    TRUSTED_PROXIES,
+    INPUT_DENY,
+];
+
+impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    /// Whose tokens are taken; `None` if none is needed.
+    pub(super) fn auth(&mut self) -> Option<AuthOptions> {
+        let secrets = [
+            self.token_secret(&JWT_SECRET, &JWT_SECRET_FILE),
+            self.token_secret(&JWT_PREVIOUS_SECRET, &JWT_PREVIOUS_SECRET_FILE),
+        ];
+        let options = AuthOptions {
+            secrets: secrets.into_iter().flatten().collect(),
+            jwks_url: self.url(&JWT_JWKS_URL),
+            issuer: self.optional_text(&JWT_ISSUER),
+            audience: self.optional_text(&JWT_AUDIENCE),
+            leeway: Duration::from_secs(self.number(&JWT_LEEWAY_SECS, 0..=3600) as u64),
+            allowed_roles: self.optional_text(&ALLOWED_ROLES).map(|roles| {
+                let roles = roles.split(',').map(str::trim).filter(|role| !role.is_empty());
+                roles.map(str::to_owned).collect()
+            }),
+        };
+        let has_key = self.has_keys();
+        match self.optional(&AUTH, &[("none", false), ("jwt", true)]) {
+            Some(true) if !has_key => {
+                self.mistake(&AUTH, "jwt needs JWT_SECRET or JWT_JWKS_URL");
+            }
+            Some(true) => return Some(options),
+            // Whoever has set keys wants no open function.
+            None if has_key => self.mistake(&AUTH, "not set, though keys of tokens are"),
+            None | Some(false) => {}
+        }
+        if options.allowed_roles.is_some() {
+            self.mistake(&ALLOWED_ROLES, "needs AUTH=jwt");
+        }
+        None
+    }
+
+    /// Whether a key is set, even one that cannot be used.
+    fn has_keys(&self) -> bool {
+        let keys = [
+            JWT_SECRET,
+            JWT_SECRET_FILE,
+            JWT_PREVIOUS_SECRET,
+            JWT_PREVIOUS_SECRET_FILE,
+            JWT_JWKS_URL,
+        ];
+        keys.iter().any(|setting| self.optional_text(setting).is_some())
+    }
+
+    pub(super) fn rate_limits(&mut self) -> RateLimits {
+        match self.text(&RATE_LIMITS).parse() {
+            Ok(limits) => limits,
+            Err(error) => {
+                self.mistake(&RATE_LIMITS, error);
+                RateLimits::default()
+            }
+        }
+    }
+
+    pub(super) fn redis(&mut self) -> Option<RedisOptions> {
+        let failures = [
+            ("local", RedisFailure::Local),
+            ("allow", RedisFailure::Allow),
+            ("deny", RedisFailure::Deny),
+        ];
+        let failure = self.choice(&REDIS_FAILURE, &failures);
+        let url = self.secret(&REDIS_URL, &REDIS_URL_FILE)?;
+        let options = RedisOptions::new(url, failure);
+        options.map_err(|error| self.mistake(&REDIS_URL, error)).ok()
+    }
+
+    pub(super) fn trusted_proxies(&mut self) -> Proxies {
+        match self.text(&TRUSTED_PROXIES).parse() {
+            Ok(proxies) => proxies,
+            Err(error) => {
+                self.mistake(&TRUSTED_PROXIES, error);
+                Proxies::default()
+            }
+        }
+    }
+
+    pub(super) fn input_rules(&mut self) -> InputRules {
+        let pattern = self.text(&INPUT_DENY);
+        match InputRules::new(Some(&*pattern).filter(|pattern| *pattern != "off")) {
+            Ok(rules) => rules,
+            Err(error) => {
+                self.mistake(&INPUT_DENY, error);
+                InputRules::default()
+            }
+        }
+    }
+
+    fn token_secret(&mut self, setting: &Setting, file: &Setting) -> Option<Secret> {
+        let secret = self.secret(setting, file)?;
+        let num_bytes = secret.expose().len();
+        if num_bytes < MIN_SECRET_BYTES {
+            let mistake = format!("has {num_bytes} bytes, fewer than {MIN_SECRET_BYTES}");
+            self.mistake(setting, mistake);
+        }
+        Some(secret)
+    }
+
+    /// A value that nobody may see, as it is, or what a file holds, without the line break at its end.
+    fn secret(&mut self, setting: &Setting, file: &Setting) -> Option<Secret> {
+        let value = (self.var)(setting.name).filter(|value| !value.is_empty());
+        let path = self.optional_text(file);
+        match (value, path) {
+            (Some(_), Some(_)) => {
+                self.mistake(setting, format_args!("set, and {} too", file.name));
+                None
+            }
+            (Some(value), None) => Some(Secret::new(value)),
+            (None, Some(path)) => {
+                let secret = read_secret(Path::new(&path));
+                secret.map_err(|error| self.mistake(file, error)).ok()
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn url(&mut self, setting: &Setting) -> Option<String> {
+        let url = self.optional_text(setting)?;
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            self.mistake(setting, format_args!("\"{url}\" is not http:// or https://"));
+        }
+        Some(url)
+    }
+
+    fn optional_text(&self, setting: &Setting) -> Option<String> {
+        Some(self.text(setting)).filter(|text| !text.is_empty())
+    }
+}
+
+fn read_secret(path: &Path) -> std::io::Result<Secret> {
+    if fs::metadata(path)?.len() > MAX_SECRET_BYTES {
+        let message = format!("the file is over {MAX_SECRET_BYTES} bytes");
+        return Err(std::io::Error::other(message));
+    }
+    let mut text = fs::read_to_string(path)?;
+    for end in ['\n', '\r'] {
+        if text.ends_with(end) {
+            text.pop();
+        }
+    }
+    if text.is_empty() {
+        Err(std::io::Error::other("the file is empty"))
+    } else {
+        Ok(Secret::new(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, ConfigError, tests::read};
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn mistakes(vars: &[(&str, &str)]) -> String {
+        read(vars).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn tokens_are_needed_only_if_the_setting_says() {
+        assert_eq!(read(&[]).unwrap().auth, None);
+        let options = read(&[("AUTH", "jwt"), ("JWT_SECRET", SECRET)]).unwrap().auth.unwrap();
+        assert_eq!(options.secrets[0].expose(), SECRET);
+        assert_eq!(options.allowed_roles, None);
+        let open = read(&[("AUTH", "none"), ("JWT_SECRET", SECRET)]);
+        assert_eq!(open.unwrap().auth, None);
+    }
+
+    #[test]
+    fn a_function_is_not_open_by_mistake() {
+        let cases: [(&[(&str, &str)], &str); 7] = [
+            (&[("JWT_SECRET", SECRET)], "AUTH: not set, though keys of tokens are"),
+            (&[("JWT_JWKS_URL", "https://x")], "AUTH: not set, though keys of tokens are"),
+            (&[("AUTH", "jwt")], "AUTH: jwt needs JWT_SECRET or JWT_JWKS_URL"),
+            (&[("AUTH", "yes")], "AUTH: \"yes\" is not one of none, jwt"),
+            (&[("ALLOWED_ROLES", "user")], "ALLOWED_ROLES: needs AUTH=jwt"),
+            (
+                &[("AUTH", "jwt"), ("JWT_SECRET", "swordfish")],
+                "JWT_SECRET: has 9 bytes, fewer than 32",
+            ),
+            (
+                &[("AUTH", "jwt"), ("JWT_SECRET_FILE", "/nowhere")],
+                "JWT_SECRET_FILE: No such file or directory (os error 2)",
+            ),
+        ];
+        for (vars, mistake) in cases {
+            assert_eq!(mistakes(vars), format!("bad settings: {mistake}"));
+        }
+    }
+
+    #[test]
+    fn no_mistake_shows_a_secret() {
+        let message = mistakes(&[
+            ("AUTH", "jwt"),
+            ("JWT_SECRET", "swordfish"),
+            ("JWT_PREVIOUS_SECRET", "codfish"),
+            ("REDIS_URL", "http://:goldfish@host"),
+        ]);
+        assert!(!message.contains("fish"), "{message}");
+        let config = read(&[("AUTH", "jwt"), ("JWT_SECRET", SECRET)]);
+        assert!(!format!("{config:?}").contains(SECRET));
+    }
+
+    #[test]
+    fn limits_proxies_and_patterns_are_checked() {
+        let ok: Result<Config, ConfigError> = read(&[
+            ("RATE_LIMITS", "user=10/min"),
+            ("REDIS_URL", "redis://localhost"),
+            ("REDIS_FAILURE", "deny"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8"),
+            ("INPUT_DENY", "off"),
+        ]);
+        let config = ok.unwrap();
+        assert!(!config.input_rules.denies("<script"));
+        assert!(read(&[]).unwrap().input_rules.denies("<script"));
+        let message = mistakes(&[
+            ("RATE_LIMITS", "user=10"),
+            ("REDIS_FAILURE", "maybe"),
+            ("TRUSTED_PROXIES", "nginx"),
+            ("INPUT_DENY", "("),
+        ]);
+        for name in ["RATE_LIMITS", "REDIS_FAILURE", "TRUSTED_PROXIES", "INPUT_DENY"] {
+            assert!(message.contains(&format!("{name}: ")), "{message}");
+        }
+    }
+}
