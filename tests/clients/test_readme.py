@@ -1,10 +1,10 @@
-"""The README's tables of routes are those that the functions have."""
+"""The README's tables of routes and settings are those that the functions have."""
 
 import re
 
 import httpx
 import pytest
-from function import ROOT
+from function import ROOT, run_to_end
 
 FUNCTIONS = ["predict", "embed", "rerank"]
 # The same paths with a version of the model in them are told in a sentence.
@@ -48,3 +48,13 @@ def test_the_readme_names_every_route_and_no_other(served):
     for column, name in enumerate(FUNCTIONS, start=1):
         own = set.union(*(routes(row[0], row[column]) for row in table))
         assert own | shared == served[name], name
+
+
+def test_the_settings_are_those_of_the_help():
+    help_lines = run_to_end("--help").stdout.splitlines()
+    listed = [re.fullmatch(r"  ([A-Z][A-Z0-9_]+) +(.+)", line) for line in help_lines]
+    expected = [
+        f"| `{line[1]}` | {line[2].replace('|', chr(92) + '|')} |" for line in listed if line
+    ]
+    _, _, table = (ROOT / "README.md").read_text().partition("| Setting | Meaning |\n|---|---|\n")
+    assert table.split("\n\n")[0].splitlines() == expected
