@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PREDICT = ROOT / "target" / "release" / "predict"
 EMBED = PREDICT.with_name("embed")
 RERANK = PREDICT.with_name("rerank")
+TOKEN = PREDICT.with_name("token")
+SANDERLING = PREDICT.with_name("sanderling")
 
 # Longer than any start on a busy machine; a start that takes this long has failed.
 START_SECS = 60

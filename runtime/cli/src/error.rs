@@ -30,6 +30,12 @@ pub(crate) enum CliError {
     /// A function cannot be written.
     #[error("{}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
+    /// There is no password.
+    #[error("no password")]
+    Password(#[source] std::io::Error),
+    /// It cannot be hashed.
+    #[error("the password cannot be hashed: {0}")]
+    Hash(String),
     /// The report cannot be written.
     #[error("standard output")]
     Report(#[from] std::io::Error),

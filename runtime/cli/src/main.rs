@@ -10,6 +10,7 @@ mod progress;
 mod promote;
 mod pull;
 mod push;
+mod token;
 
 use std::{
     io::{ErrorKind, Write},
@@ -21,7 +22,7 @@ use telemetry::{Causes, LogFormat};
 
 use crate::error::CliError;
 
-/// Writes Sanderling's functions, prepares and publishes their models.
+/// Writes Sanderling's functions, prepares and publishes their models, makes their users.
 #[derive(Debug, Parser)]
 #[command(name = "sanderling", version)]
 struct Arguments {
@@ -40,6 +41,8 @@ enum Command {
     Promote(promote::Promote),
     Rollback(promote::Rollback),
     New(new::Arguments),
+    #[command(subcommand)]
+    Token(token::Command),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Promote(arguments) => promote::promote(&arguments, &access, &mut report),
         Command::Rollback(arguments) => promote::rollback(&arguments, &access, &mut report),
         Command::New(arguments) => new::run(&arguments, &mut report),
+        Command::Token(command) => token::run(&command, &mut report),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

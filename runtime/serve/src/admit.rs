@@ -15,8 +15,9 @@ use crate::{
 };
 
 /// What is asked before anybody has a token: how things are, and how to ask.
-const OPEN: [&str; 9] = [
+const OPEN: [&str; 10] = [
     "/",
+    "/.well-known/jwks.json",
     "/docs",
     "/health",
     "/openapi.json",
@@ -53,6 +54,13 @@ struct Shared {
 pub(crate) struct Admitted {
     caller: Caller,
     standing: Option<Standing>,
+}
+
+impl Admitted {
+    /// Where the caller is, if anybody can tell.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.caller.address
+    }
 }
 
 impl Gate {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ::admission::{AuthOptions, InputRules, Proxies, RateLimits, RedisOptions};
+use ::admission::{AuthOptions, InputRules, IssuerOptions, Proxies, RateLimits, RedisOptions};
 use engine::{Options, Pooling, Precision};
 use pipeline::{BatchLimits, TokenLimits, Truncation};
 use telemetry::LogFormat;
@@ -45,10 +45,12 @@ pub struct Config {
     pub auth: Option<AuthOptions>,
     /// `RATE_LIMITS`: how much callers may ask, by their role.
     pub rate_limits: RateLimits,
-    /// `REDIS_URL`, `REDIS_FAILURE`: where processes share these limits.
+    /// `REDIS_URL`, `REDIS_TIMEOUT_MS`, `REDIS_FAILURE`: where processes share these limits.
     pub redis: Option<RedisOptions>,
     /// `TRUSTED_PROXIES`: whose word on a caller's address is taken.
     pub trusted_proxies: Proxies,
+    /// Of the function that issues tokens.
+    pub token: Option<TokenOptions>,
     /// `MAX_BODY_BYTES`: longest body of a request.
     pub max_body_bytes: usize,
     /// `MAX_BODIES_BYTES`: bodies that are held at once, together; at least one.
@@ -71,6 +73,18 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `RUST_LOG`: which events are logged.
     pub log_filter: String,
+}
+
+/// How tokens are issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TokenOptions {
+    /// `USERS_FILE`: who may log in.
+    pub users_file: PathBuf,
+    /// `JWT_SECRET`, `JWT_PRIVATE_KEY`, `JWT_ISSUER`, `JWT_AUDIENCE`, `TOKEN_LIFETIME_SECS`.
+    pub issuer: IssuerOptions,
+    /// `LOGIN_LIMIT`: most log-ins from an address, and of a name.
+    pub login_limit: RateLimits,
 }
 
 /// Where requests come from.
@@ -225,9 +239,29 @@ const SETTINGS: [Setting; 28] = [
 ];
 const LOG_SETTINGS: [Setting; 2] = [RUST_LOG, LOG_FORMAT];
 
-/// All settings, in the order of `--help`.
-fn settings() -> impl Iterator<Item = Setting> {
-    SETTINGS.into_iter().chain(admission::SETTINGS).chain(LOG_SETTINGS)
+/// Those of a function without a model that are not about tokens.
+const EDGE_SETTINGS: [Setting; 10] = [
+    PORT,
+    NUM_THREADS,
+    MAX_CONCURRENT_REQUESTS,
+    MAX_CONNECTIONS,
+    REQUEST_TIMEOUT_MS,
+    HEADER_TIMEOUT_MS,
+    IDLE_TIMEOUT_MS,
+    MAX_HEADER_BYTES,
+    MAX_BODY_BYTES,
+    MAX_BODIES_BYTES,
+];
+
+/// The function that issues tokens, and has no model.
+const TOKEN: &str = "token";
+
+/// All settings of `function`, in the order of `--help`.
+fn settings(function: &str) -> Vec<Setting> {
+    match function {
+        TOKEN => [&EDGE_SETTINGS[..], &admission::TOKEN_SETTINGS, &LOG_SETTINGS].concat(),
+        _ => [&SETTINGS[..], &admission::SETTINGS, &LOG_SETTINGS].concat(),
+    }
 }
 
 /// What `lambda_runtime` cannot do without.
@@ -261,7 +295,8 @@ impl Config {
         function: &str,
         var: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let mut reader = Reader { var, mistakes: Vec::new() };
+        let is_token = function == TOKEN;
+        let mut reader = Reader { var, known: settings(function), mistakes: Vec::new() };
         let on_lambda = reader.on_lambda();
         let port = reader.number(&PORT, 0..=u16::MAX.into());
         let mut config = Self {
@@ -302,7 +337,8 @@ impl Config {
             max_input_chars: reader.number(&MAX_INPUT_CHARS, 1..=1 << 30),
             input_rules: reader.input_rules(),
             allow_token_ids: reader.choice(&ALLOW_TOKEN_IDS, &[("false", false), ("true", true)]),
-            auth: reader.auth(),
+            auth: if is_token { None } else { reader.auth() },
+            token: is_token.then(|| reader.token()),
             rate_limits: reader.rate_limits(),
             redis: reader.redis(),
             trusted_proxies: reader.trusted_proxies(),
@@ -349,6 +385,8 @@ impl Config {
 
 struct Reader<F> {
     var: F,
+    /// What the function has; others keep their defaults, whatever the environment says.
+    known: Vec<Setting>,
     mistakes: Vec<String>,
 }
 
@@ -366,8 +404,14 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     /// The value, or the default if it is unset or empty.
     fn text(&self, setting: &Setting) -> String {
-        let value = (self.var)(setting.name).map(|value| value.trim().to_owned());
+        let value = self.value(setting).map(|value| value.trim().to_owned());
         value.filter(|value| !value.is_empty()).unwrap_or_else(|| setting.default.to_owned())
+    }
+
+    /// As the environment has it, if the function has it.
+    fn value(&self, setting: &Setting) -> Option<String> {
+        let is_known = self.known.iter().any(|known| known.name == setting.name);
+        is_known.then(|| (self.var)(setting.name)).flatten()
     }
 
     fn mistake(&mut self, setting: &Setting, mistake: impl fmt::Display) {
@@ -496,20 +540,23 @@ pub(crate) struct Help(pub(crate) &'static str);
 impl fmt::Display for Help {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let function = self.0;
-        writeln!(f, "{function}: answers POST /{function} and GET /health")?;
+        let path = if function == TOKEN { "login" } else { function };
+        writeln!(f, "{function}: answers POST /{path} and GET /health")?;
         writeln!(f, "\nUsage: {function} [--check | --help | --version]")?;
         writeln!(f, "  --check    checks the settings and the model, then exits")?;
         writeln!(f, "\nSettings, from the environment:")?;
-        for Setting { name, default, meaning } in settings() {
+        for Setting { name, default, meaning } in settings(function) {
             write!(f, "  {name:<25} {meaning}")?;
             if !default.is_empty() {
                 write!(f, " (default: {default})")?;
             }
             writeln!(f)?;
         }
-        writeln!(f, "\nWithout MODEL_URI the model is the first of:")?;
-        for path in default_models(function) {
-            writeln!(f, "  {}", path.display())?;
+        if function != TOKEN {
+            writeln!(f, "\nWithout MODEL_URI the model is the first of:")?;
+            for path in default_models(function) {
+                writeln!(f, "  {}", path.display())?;
+            }
         }
         writeln!(f, "\nWith AWS_LAMBDA_RUNTIME_API set, requests come from AWS Lambda, not PORT.")
     }
@@ -607,19 +654,20 @@ mod tests {
 
     #[test]
     fn help_names_every_setting_that_is_read() {
-        let read = RefCell::new(BTreeSet::new());
-        let config = Config::from_vars("predict", |name| {
-            read.borrow_mut().insert(name.to_owned());
-            None
-        });
-        config.unwrap();
-        let mut read = read.into_inner();
-        assert!(read.remove("AWS_LAMBDA_RUNTIME_API"), "Lambda sets it, nobody else");
-        let known: BTreeSet<String> = settings().map(|setting| setting.name.to_owned()).collect();
-        assert_eq!(read, known);
-        let help = Help("predict").to_string();
-        for name in read {
-            assert!(help.contains(&format!("  {name} ")), "{name}");
+        for function in ["predict", "token"] {
+            let read = RefCell::new(BTreeSet::new());
+            let _ = Config::from_vars(function, |name| {
+                read.borrow_mut().insert(name.to_owned());
+                None
+            });
+            let mut read = read.into_inner();
+            assert!(read.remove("AWS_LAMBDA_RUNTIME_API"), "Lambda sets it, nobody else");
+            let known = settings(function).into_iter().map(|setting| setting.name.to_owned());
+            assert_eq!(read, known.collect());
+            let help = Help(function).to_string();
+            for name in read {
+                assert!(help.contains(&format!("  {name} ")), "{name}");
+            }
         }
     }
 }

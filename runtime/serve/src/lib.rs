@@ -30,12 +30,15 @@ mod model;
 mod openapi;
 mod routes;
 mod run;
+mod service;
+mod token;
 
 pub use answer::Answer;
-pub use config::{Config, ConfigError, Platform, Reload};
+pub use config::{Config, ConfigError, Platform, Reload, TokenOptions};
 pub use dialect::{embed, predict, rerank};
 pub use endpoint::{Endpoint, Texts};
 pub use error::ApiError;
 pub use load::LoadError;
 pub use routes::Routes;
 pub use run::run;
+pub use token::run as token;

@@ -14,7 +14,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use pipeline::{Pipeline, PipelineError, Task};
+use pipeline::{PipelineError, Task};
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -25,6 +25,7 @@ use crate::{
     error::ApiError,
     model::State,
     routes::{About, VERSION},
+    service::Service,
 };
 
 pub(crate) const PATH: &str = "/openapi.json";
@@ -45,19 +46,19 @@ pub(crate) fn about() -> About {
 }
 
 /// What `abouts` say together.
-pub(crate) fn document<P: Pipeline>(endpoint: &Endpoint<P>, abouts: &[About]) -> Response {
+pub(crate) fn document<P: Service>(endpoint: &Endpoint<P>, abouts: &[About]) -> Response {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
     });
     let mut requests = settings.clone().into_generator();
     let mut responses = settings.for_serialize().into_generator();
-    let pipeline = match endpoint.model.state() {
-        State::Ready(pipeline) => Some(pipeline),
+    let service = match endpoint.model.state() {
+        State::Ready(service) => Some(service),
         State::Loading | State::Failed(_) => None,
     };
-    let names = match &pipeline {
-        Some(pipeline) => BTreeSet::from([endpoint.function, &pipeline.model().name]),
+    let names = match &service {
+        Some(service) => BTreeSet::from([endpoint.function, &service.info().name]),
         None => BTreeSet::from([endpoint.function]),
     };
 
@@ -97,7 +98,7 @@ pub(crate) fn document<P: Pipeline>(endpoint: &Endpoint<P>, abouts: &[About]) ->
         document["components"]["securitySchemes"]["token"] =
             json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" });
     }
-    let task = pipeline.as_ref().map(Pipeline::task);
+    let task = service.as_ref().and_then(Service::purpose);
     fill_limits(&mut document, &endpoint.config, task.as_ref());
     Json(document).into_response()
 }

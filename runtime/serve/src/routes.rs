@@ -1,7 +1,7 @@
 //! What a function answers: its operations, each with its path, its dialect, the types of its JSON
 //! and its handler. The router and the OpenAPI document are both made of them.
 
-use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -11,7 +11,6 @@ use axum::{
     response::Response,
     routing::{MethodFilter, MethodRouter, get, on},
 };
-use pipeline::Pipeline;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -23,6 +22,7 @@ use crate::{
     endpoint::Endpoint,
     error::ApiError,
     json, openapi,
+    service::Service,
 };
 
 /// Stands behind the model in a path: `/v1/models/{model}:predict`.
@@ -37,7 +37,7 @@ pub struct Routes<P> {
     operations: Vec<Operation<P>>,
 }
 
-impl<P: Pipeline> Routes<P> {
+impl<P: Service> Routes<P> {
     pub(crate) fn new() -> Self {
         Self { operations: Vec::new() }
     }
@@ -123,6 +123,8 @@ pub(crate) struct Call<P> {
     pub(crate) endpoint: Endpoint<P>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Where it came from, if anybody can tell.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) started: Instant,
 }
 
@@ -142,7 +144,7 @@ impl<P> fmt::Debug for Operation<P> {
     }
 }
 
-impl<P: Pipeline> Operation<P> {
+impl<P: Service> Operation<P> {
     /// Reads JSON, and asks the model.
     pub(crate) fn post<Req, T, F, Fut>(
         dialect: Dialect,
@@ -252,7 +254,7 @@ struct Site<P> {
     operations: Vec<Operation<P>>,
 }
 
-impl<P: Pipeline> Site<P> {
+impl<P: Service> Site<P> {
     /// The answer to whoever is let in.
     async fn answer(
         self: Arc<Self>,
@@ -262,12 +264,13 @@ impl<P: Pipeline> Site<P> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         if self.is_open {
-            return self.ask(started, &parameters, parts, body).await;
+            return self.ask(started, &parameters, parts, body, None).await;
         }
         let About { dialect, is_call, .. } = self.operations[0].about;
         let admitted = self.gate.admit(&parts, is_call).await;
         let admitted = admitted.map_err(|error| error.in_dialect(dialect))?;
-        let outcome = self.ask(started, &parameters, parts, body).await;
+        let address = admitted.address();
+        let outcome = self.ask(started, &parameters, parts, body, address).await;
         self.gate.settle(admitted, outcome).await
     }
 
@@ -277,6 +280,7 @@ impl<P: Pipeline> Site<P> {
         parameters: &RawPathParams,
         Parts { method, headers, .. }: Parts,
         body: Body,
+        address: Option<IpAddr>,
     ) -> Result<Response, ApiError> {
         let first = &self.operations[0];
         let in_first = |error: ApiError| error.in_dialect(first.about.dialect);
@@ -297,7 +301,7 @@ impl<P: Pipeline> Site<P> {
             .iter()
             .find(|operation| (operation.takes)(&headers) && (operation.fits)(&body));
         let operation = fitting.unwrap_or(first);
-        let call = Call { endpoint: self.endpoint.clone(), headers, body, started };
+        let call = Call { endpoint: self.endpoint.clone(), headers, body, address, started };
         let answer = (operation.handler)(call).await;
         answer.map_err(|error| error.in_dialect(operation.about.dialect))
     }
@@ -320,7 +324,7 @@ impl<P: Pipeline> Site<P> {
                 }
                 // Whoever asks how things are does not wait for the model.
                 if method == Method::POST {
-                    self.endpoint.pipeline().await?;
+                    self.endpoint.service().await?;
                 }
                 self.endpoint.check_name(model.unwrap_or(value))?;
             }

@@ -12,9 +12,10 @@ use crate::{
     dialect,
     edge::{self, Edge},
     endpoint::Endpoint,
-    load::{self, Load, LoadError, load_model},
+    load::{self, LoadError, load_model},
     model::Model,
     routes::Routes,
+    service::Service,
 };
 
 /// Runs `function` from the command line to the end of the process.
@@ -29,34 +30,50 @@ pub fn run<P: Pipeline>(
     routes: fn(Routes<P>) -> Routes<P>,
     load: fn(&Bundle, &Config) -> Result<P, LoadError>,
 ) -> ExitCode {
+    let (config, action) = match begin(function) {
+        Ok(begun) => begun,
+        Err(end) => return end,
+    };
+    if action == Action::Check {
+        let checked = load_model(&config, load);
+        return if checked.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let model = Model::loading();
+    let routes = routes(dialect::every(Routes::new()));
+    end(serve(function, config, routes, model.clone(), |config| load::start(config, load, model)))
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Serve,
+    Check,
+}
+
+/// Settings and what to do with them; or the end of a process that has no more to do.
+pub(crate) fn begin(function: &'static str) -> Result<(Config, Action), ExitCode> {
     telemetry::started();
     let argument = std::env::args().nth(1);
-    let check = match argument.as_deref() {
-        None => false,
-        Some("--check") => true,
-        Some("--help" | "-h") => return print(&Help(function)),
+    let action = match argument.as_deref() {
+        None => Action::Serve,
+        Some("--check") => Action::Check,
+        Some("--help" | "-h") => return Err(print(&Help(function))),
         Some("--version" | "-V") => {
-            return print(&format!("{function} {}\n", env!("CARGO_PKG_VERSION")));
+            return Err(print(&format!("{function} {}\n", env!("CARGO_PKG_VERSION"))));
         }
         Some(other) => {
-            return refuse(&format!("unknown argument \"{other}\"; see {function} --help"));
+            return Err(refuse(&format!("unknown argument \"{other}\"; see {function} --help")));
         }
     };
-    let config = match Config::from_env(function) {
-        Ok(config) => config,
-        Err(error) => return refuse(&error.to_string()),
-    };
-    if let Err(error) = telemetry::init(config.log_format, &config.log_filter) {
-        return refuse(&format!("RUST_LOG: {error}"));
-    }
-    if check {
-        return if load_model(&config, load).is_ok() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        };
-    }
-    match serve(function, config, routes, load) {
+    let config = Config::from_env(function).map_err(|error| refuse(&error.to_string()))?;
+    telemetry::init(config.log_format, &config.log_filter)
+        .map_err(|error| refuse(&format!("RUST_LOG: {error}")))?;
+    Ok((config, action))
+}
+
+/// How a process ends that has served.
+pub(crate) fn end(outcome: Result<(), LoadError>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %Causes(&*error), "stopped");
@@ -65,22 +82,22 @@ pub fn run<P: Pipeline>(
     }
 }
 
+/// Answers `routes` until a signal comes; `load` begins to load the model.
 #[tokio::main]
-async fn serve<P: Pipeline>(
+pub(crate) async fn serve<P: Service>(
     function: &'static str,
     config: Config,
-    routes: fn(Routes<P>) -> Routes<P>,
-    load: Load<P>,
+    routes: Routes<P>,
+    model: Model<P>,
+    load: impl FnOnce(Config) -> std::io::Result<()>,
 ) -> Result<(), LoadError> {
     let stop = stop_signal()?;
     let edge = Edge::new(&config);
-    let model = Model::loading();
     let endpoint = Endpoint::new(function, model.clone(), config.clone());
     let gate = Gate::new(function, &config);
-    let router = routes(dialect::every(Routes::new())).into_router(&endpoint, &gate);
-    let app = edge.app(router, model.clone());
+    let app = edge.app(routes.into_router(&endpoint, &gate), model);
     let platform = config.platform;
-    load::start(config.clone(), load, model)?;
+    load(config.clone())?;
     match platform {
         Platform::Http { port } => {
             let listener = edge::http::listen(port)?;
@@ -114,7 +131,7 @@ fn print(text: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn refuse(message: &str) -> ExitCode {
+pub(crate) fn refuse(message: &str) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{message}");
     ExitCode::from(2)
 }

@@ -23,9 +23,6 @@ use super::{
 };
 use crate::Secret;
 
-/// Longest that a caller waits for Redis. Timers are whole milliseconds, rounded up.
-const PATIENCE: Duration = Duration::from_millis(4);
-
 /// Answers in a row that come too late before nobody waits for the next one.
 const MAX_LATE: u32 = 3;
 
@@ -40,6 +37,8 @@ const SCRIPT: &str = include_str!("redis.lua");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisOptions {
     url: Secret,
+    /// Longest that a caller waits for it. Timers are whole milliseconds, rounded up.
+    pub timeout: Duration,
     /// What becomes of callers while it does not answer.
     pub failure: RedisFailure,
 }
@@ -55,15 +54,16 @@ impl RedisOptions {
     /// # Errors
     ///
     /// [`RedisError`].
-    pub fn new(url: Secret, failure: RedisFailure) -> Result<Self, RedisError> {
+    pub fn new(url: Secret, timeout: Duration, failure: RedisFailure) -> Result<Self, RedisError> {
         url.expose().into_connection_info().map_err(|_| RedisError)?;
-        Ok(Self { url, failure })
+        Ok(Self { url, timeout, failure })
     }
 }
 
 /// A connection to Redis that is made anew when it breaks.
 pub(super) struct Redis {
     script: Script,
+    timeout: Duration,
     link: watch::Sender<Link>,
     /// Answers in a row that came too late.
     num_late: AtomicU32,
@@ -83,8 +83,9 @@ impl Redis {
     /// Connects in the background, as often as it takes.
     pub(super) fn start(options: RedisOptions) -> Self {
         let link = watch::Sender::new(Link::Connecting);
+        let wait = options.timeout;
         tokio::spawn(keep_up(options, link.clone()));
-        Self { script: Script::new(SCRIPT), link, num_late: AtomicU32::new(0) }
+        Self { script: Script::new(SCRIPT), timeout: wait, link, num_late: AtomicU32::new(0) }
     }
 
     /// How limits stand, as [`super::memory::Memory::take`] says it; `None` if Redis does not in time.
@@ -102,7 +103,7 @@ impl Redis {
             call.key(key_of(name, key, rate));
             call.arg(rate.count).arg(rate.window.as_micros() as u64).arg(*cost);
         }
-        match timeout(PATIENCE, self.ask(&call)).await {
+        match timeout(self.timeout, self.ask(&call)).await {
             Ok(numbers) => {
                 self.num_late.store(0, Relaxed);
                 decision(&numbers?)

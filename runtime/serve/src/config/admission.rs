@@ -3,10 +3,12 @@
 use std::{fs, path::Path, time::Duration};
 
 use admission::{
-    AuthOptions, DEFAULT_DENY, InputRules, Proxies, RateLimits, RedisFailure, RedisOptions, Secret,
+    AuthOptions, DEFAULT_DENY, InputRules, IssuerOptions, Proxies, RateLimits, RedisFailure,
+    RedisOptions, Secret,
 };
 
-use super::{Reader, Setting, setting};
+use super::{Reader, Setting, TokenOptions, setting};
+use crate::token::LOGIN;
 
 /// Shortest secret, in bytes: as long as what HS256 makes of it.
 const MIN_SECRET_BYTES: usize = 32;
@@ -48,6 +50,8 @@ const REDIS_URL: Setting = setting(
     "redis:// or rediss://, where processes share their limits (default: each has its own)",
 );
 const REDIS_URL_FILE: Setting = setting("REDIS_URL_FILE", "", "file of that URL");
+const REDIS_TIMEOUT_MS: Setting =
+    setting("REDIS_TIMEOUT_MS", "4", "longest a request waits for Redis, in milliseconds");
 const REDIS_FAILURE: Setting = setting(
     "REDIS_FAILURE",
     "local",
@@ -64,7 +68,7 @@ const INPUT_DENY: Setting = setting(
     "regular expression, in any case, of what no text may hold; off allows all",
 );
 
-pub(super) const SETTINGS: [Setting; 16] = [
+pub(super) const SETTINGS: [Setting; 17] = [
     AUTH,
     ALLOWED_ROLES,
     JWT_SECRET,
@@ -78,12 +82,86 @@ pub(super) const SETTINGS: [Setting; 16] = [
     RATE_LIMITS,
     REDIS_URL,
     REDIS_URL_FILE,
+    REDIS_TIMEOUT_MS,
     REDIS_FAILURE,
     TRUSTED_PROXIES,
     INPUT_DENY,
 ];
 
+const USERS_FILE: Setting = setting(
+    "USERS_FILE",
+    "",
+    "who may log in: lines of username:role:hash, as sanderling token hash makes them",
+);
+const JWT_PRIVATE_KEY: Setting = setting(
+    "JWT_PRIVATE_KEY",
+    "",
+    "PEM of keys, Ed25519 or RSA, in the place of a secret; the first signs, all are published",
+);
+const JWT_PRIVATE_KEY_FILE: Setting = setting("JWT_PRIVATE_KEY_FILE", "", "file of these keys");
+const TOKEN_LIFETIME_SECS: Setting =
+    setting("TOKEN_LIFETIME_SECS", "86400", "how long a token holds, in seconds");
+const LOGIN_LIMIT: Setting = setting(
+    "LOGIN_LIMIT",
+    "10/min",
+    "most log-ins from an address, and of a name; off: as many as come",
+);
+
+/// Those of the function that issues tokens.
+pub(super) const TOKEN_SETTINGS: [Setting; 14] = [
+    USERS_FILE,
+    JWT_SECRET,
+    JWT_SECRET_FILE,
+    JWT_PRIVATE_KEY,
+    JWT_PRIVATE_KEY_FILE,
+    JWT_ISSUER,
+    JWT_AUDIENCE,
+    TOKEN_LIFETIME_SECS,
+    LOGIN_LIMIT,
+    REDIS_URL,
+    REDIS_URL_FILE,
+    REDIS_TIMEOUT_MS,
+    REDIS_FAILURE,
+    TRUSTED_PROXIES,
+];
+
 impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    /// How tokens are issued.
+    pub(super) fn token(&mut self) -> TokenOptions {
+        let secret = self.token_secret(&JWT_SECRET, &JWT_SECRET_FILE);
+        let private_keys = self.secret(&JWT_PRIVATE_KEY, &JWT_PRIVATE_KEY_FILE);
+        if secret.is_some() && private_keys.is_some() {
+            self.mistake(&JWT_PRIVATE_KEY, "set, and JWT_SECRET too");
+        }
+        let names = [JWT_SECRET, JWT_SECRET_FILE, JWT_PRIVATE_KEY, JWT_PRIVATE_KEY_FILE];
+        if names.iter().all(|setting| self.optional_text(setting).is_none()) {
+            self.mistake(&JWT_PRIVATE_KEY, "neither it nor JWT_SECRET is set");
+        }
+        let users_file = self.text(&USERS_FILE);
+        if users_file.is_empty() {
+            self.mistake(&USERS_FILE, "not set");
+        }
+        let limit = Some(self.text(&LOGIN_LIMIT)).filter(|limit| limit != "off");
+        let limit = limit.map(|limit| format!("{LOGIN}={limit}")).unwrap_or_default();
+        TokenOptions {
+            users_file: users_file.into(),
+            issuer: IssuerOptions {
+                secret,
+                private_keys,
+                issuer: self.optional_text(&JWT_ISSUER),
+                audience: self.optional_text(&JWT_AUDIENCE),
+                lifetime: Duration::from_secs(
+                    self.number(&TOKEN_LIFETIME_SECS, 1..=366 * 24 * 3600) as u64,
+                ),
+            },
+            login_limit: limit.parse().unwrap_or_else(|_| {
+                let text = self.text(&LOGIN_LIMIT);
+                self.mistake(&LOGIN_LIMIT, format_args!("\"{text}\" is not like 10/min"));
+                RateLimits::default()
+            }),
+        }
+    }
+
     /// Whose tokens are taken; `None` if none is needed.
     pub(super) fn auth(&mut self) -> Option<AuthOptions> {
         let secrets = [
@@ -146,8 +224,9 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             ("deny", RedisFailure::Deny),
         ];
         let failure = self.choice(&REDIS_FAILURE, &failures);
+        let timeout = self.millis(&REDIS_TIMEOUT_MS);
         let url = self.secret(&REDIS_URL, &REDIS_URL_FILE)?;
-        let options = RedisOptions::new(url, failure);
+        let options = RedisOptions::new(url, timeout, failure);
         options.map_err(|error| self.mistake(&REDIS_URL, error)).ok()
     }
 
@@ -184,7 +263,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     /// A value that nobody may see, as it is, or what a file holds, without the line break at its end.
     fn secret(&mut self, setting: &Setting, file: &Setting) -> Option<Secret> {
-        let value = (self.var)(setting.name).filter(|value| !value.is_empty());
+        let value = self.value(setting).filter(|value| !value.is_empty());
         let path = self.optional_text(file);
         match (value, path) {
             (Some(_), Some(_)) => {

@@ -113,7 +113,7 @@ where
     let answer = move |call: Call<P>| {
         let handler = handler.clone();
         async move {
-            let Call { endpoint, headers, body, started } = call;
+            let Call { endpoint, headers, body, started, .. } = call;
             let function = endpoint.function;
             let is_structured = json::content_type(&headers) == STRUCTURED;
             let data =

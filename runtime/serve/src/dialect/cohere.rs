@@ -135,7 +135,7 @@ async fn rank(
     if let Some(Whole(max_tokens)) = max_tokens_per_doc {
         let checked = texts.check(&endpoint.config)?;
         let cut = endpoint.apart(move |reranker| cut(reranker, checked, max_tokens as usize));
-        let (cut, some) = cut.await?;
+        let (cut, some) = cut.await??;
         texts = Texts::many("documents", cut);
         are_cut = some;
     }

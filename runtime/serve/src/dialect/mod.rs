@@ -24,7 +24,7 @@ use pipeline::{Classifier, Embedder, Pipeline, Reranker};
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::inputs::LIMIT;
-use crate::{error::ApiError, face, routes::Routes};
+use crate::{error::ApiError, face, routes::Routes, service::Service};
 
 /// Text classification in every dialect: for [`run`](crate::run).
 #[must_use]
@@ -72,7 +72,12 @@ pub fn rerank(routes: Routes<Reranker>) -> Routes<Reranker> {
     dialects.into_iter().fold(routes, |routes, dialect| dialect(routes))
 }
 
-/// What every function answers, whatever it is for.
+/// What every function answers, with or without a model.
+pub(crate) fn basic<P: Service>(routes: Routes<P>) -> Routes<P> {
+    native::health(face::docs(routes))
+}
+
+/// What every function with a model answers, whatever it is for.
 pub(crate) fn every<P: Pipeline>(routes: Routes<P>) -> Routes<P> {
     let parts = [
         face::every,

@@ -26,23 +26,27 @@ use crate::{
     json::Whole,
     model::State,
     routes::{Call, Operation, Routes},
+    service::Service,
 };
 
-/// What every function has.
+/// What every function has, with or without a model.
+pub(crate) fn health<P: Service>(routes: Routes<P>) -> Routes<P> {
+    routes.with(Operation::get::<Health, _, _>(
+        Native,
+        "/health",
+        "Whether the model can answer, and why not.",
+        health_of,
+    ))
+}
+
+/// What every function with a model has.
 pub(crate) fn every<P: Pipeline>(routes: Routes<P>) -> Routes<P> {
-    routes
-        .with(Operation::get::<Health, _, _>(
-            Native,
-            "/health",
-            "Whether the model can answer, and why not.",
-            health,
-        ))
-        .with(Operation::get::<Activity, _, _>(
-            Native,
-            "/activity",
-            "What waits, and the batches that have run last.",
-            async |call: Call<P>| activity(&call.endpoint).response(call.started),
-        ))
+    health(routes).with(Operation::get::<Activity, _, _>(
+        Native,
+        "/activity",
+        "What waits, and the batches that have run last.",
+        async |call: Call<P>| activity(&call.endpoint).response(call.started),
+    ))
 }
 
 pub(crate) fn predict(routes: Routes<Classifier>) -> Routes<Classifier> {
@@ -107,10 +111,10 @@ enum Health {
     },
 }
 
-async fn health<P: Pipeline>(call: Call<P>) -> Result<Response, ApiError> {
+async fn health_of<P: Service>(call: Call<P>) -> Result<Response, ApiError> {
     let (status, health) = match call.endpoint.model.state() {
-        State::Ready(pipeline) => {
-            let model = pipeline.model();
+        State::Ready(service) => {
+            let model = service.info();
             let (model, version) = (model.name.clone(), model.version.clone());
             (StatusCode::OK, Health::Healthy { model, version })
         }

@@ -352,7 +352,7 @@ async fn tokenize<P: Pipeline>(
         tokens.collect::<Result<Vec<_>, _>>()
     });
     let mut rows = Vec::new();
-    for tokens in tokens.await? {
+    for tokens in tokens.await?? {
         let row = tokens.into_iter().map(|token| Token {
             id: token.id,
             text: token.text,
@@ -422,9 +422,9 @@ pub(super) async fn decode_ids<P: Pipeline>(
             let ids: Vec<u32> = ids.into_iter().map(|Whole(id)| id).collect();
             pipeline.decode(&ids, skip_special_tokens)
         });
-        decoded.collect()
+        decoded.collect::<Result<_, _>>()
     });
-    decoded.await
+    Ok(decoded.await??)
 }
 
 /// The model, and the limits of a function.

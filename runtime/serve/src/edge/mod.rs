@@ -20,11 +20,10 @@ use axum::{
     http::{Method, StatusCode, Uri},
     middleware,
 };
-use pipeline::Pipeline;
 
 use self::upload::Bodies;
 pub(crate) use self::upload::NoRoom;
-use crate::{Config, error::ApiError, model::Model};
+use crate::{Config, error::ApiError, model::Model, service::Service};
 
 /// State that requests of one process share.
 #[derive(Debug, Clone)]
@@ -85,7 +84,7 @@ impl Edge {
 
     /// `routes` with what every request meets: errors in an envelope, a request id, a deadline and a
     /// log line.
-    pub(crate) fn app<P: Pipeline>(&self, routes: Router, model: Model<P>) -> Router {
+    pub(crate) fn app<P: Service>(&self, routes: Router, model: Model<P>) -> Router {
         let state = (self.clone(), model);
         routes
             .fallback(no_such_path)

@@ -6,7 +6,6 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use pipeline::Pipeline;
 use tokio::time::timeout;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
@@ -17,6 +16,7 @@ use crate::{
     dialect,
     error::ApiError,
     model::{Model, State as Known},
+    service::Service,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -29,7 +29,7 @@ const ALWAYS_ANSWERED: [&str; 5] =
     ["/health", "/ping", "/v2/health/live", "/v2/health/ready", "/activity"];
 
 /// Answers one request: gives it an id, a deadline and one log line at its end.
-pub(super) async fn answer<P: Pipeline>(
+pub(super) async fn answer<P: Service>(
     State((edge, model)): State<(Edge, Model<P>)>,
     request: Request,
     next: Next,
@@ -66,7 +66,7 @@ pub(super) async fn answer<P: Pipeline>(
 }
 
 /// The answer, in time and if there is room for it; says so if the connection ends with it.
-async fn within_limits<P: Pipeline>(
+async fn within_limits<P: Service>(
     edge: &Edge,
     model: &Model<P>,
     route: Option<&str>,
@@ -113,7 +113,7 @@ fn admit<'a>(
     edge.place().map(Some)
 }
 
-fn too_late<P: Pipeline>(edge: &Edge, model: &Model<P>, upload: &Upload) -> ApiError {
+fn too_late<P: Service>(edge: &Edge, model: &Model<P>, upload: &Upload) -> ApiError {
     if upload.is_unread() {
         ApiError::slow_body(edge.0.request_timeout)
     } else if matches!(model.state(), Known::Loading) {

@@ -11,7 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use pipeline::PipelineError;
+use pipeline::Pipeline;
 pub use texts::Texts;
 use tokio::task::spawn_blocking;
 
@@ -19,6 +19,7 @@ use crate::{
     Config,
     error::ApiError,
     model::{Model, State},
+    service::Service,
 };
 
 /// What handlers answer with: a model behind the limits of its function.
@@ -31,19 +32,19 @@ pub struct Endpoint<P> {
     pub(crate) started_secs: u64,
 }
 
-impl<P: pipeline::Pipeline> Endpoint<P> {
+impl<P: Service> Endpoint<P> {
     pub(crate) fn new(function: &'static str, model: Model<P>, config: Config) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let started_secs = now.map_or(0, |since| since.as_secs());
         Self { function, model, config: Arc::new(config), started_secs }
     }
 
-    /// The pipeline itself, when it can answer. It knows no limit but its queue's.
+    /// What answers, when it can.
     ///
     /// # Errors
     ///
-    /// 503 if the model could not be loaded.
-    pub async fn pipeline(&self) -> Result<P, ApiError> {
+    /// 503 if it could not be loaded.
+    pub(crate) async fn service(&self) -> Result<P, ApiError> {
         self.model.ready().await
     }
 
@@ -51,14 +52,14 @@ impl<P: pipeline::Pipeline> Endpoint<P> {
     ///
     /// # Errors
     ///
-    /// Those of `work`, and of [`pipeline`](Self::pipeline).
+    /// 503 if it could not be loaded; 500 if `work` panics.
     pub(crate) async fn apart<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&P) -> Result<T, PipelineError> + Send + 'static,
+        work: impl FnOnce(&P) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let pipeline = self.pipeline().await?;
-        match spawn_blocking(move || work(&pipeline)).await {
-            Ok(done) => Ok(done?),
+        let service = self.service().await?;
+        match spawn_blocking(move || work(&service)).await {
+            Ok(done) => Ok(done),
             Err(_) => Err(ApiError::internal()),
         }
     }
@@ -71,10 +72,21 @@ impl<P: pipeline::Pipeline> Endpoint<P> {
     pub(crate) fn check_name(&self, name: &str) -> Result<(), ApiError> {
         match self.model.state() {
             _ if name == self.function => Ok(()),
-            State::Ready(pipeline) if pipeline.model().name != name => {
+            State::Ready(service) if service.info().name != name => {
                 Err(ApiError::no_such_model(name))
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl<P: Pipeline> Endpoint<P> {
+    /// The pipeline itself, when it can answer. It knows no limit but its queue's.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the model could not be loaded.
+    pub async fn pipeline(&self) -> Result<P, ApiError> {
+        self.service().await
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     dialect::Dialect,
     error::ApiError,
     routes::{Call, Operation, Routes},
+    service::Service,
 };
 
 const PAGE: &str = include_str!("page.html");
@@ -30,24 +31,25 @@ const POLICY: HeaderValue = HeaderValue::from_static(
      frame-ancestors 'none'",
 );
 
-/// What every function has.
+/// What every function has, with or without a model.
+pub(crate) fn docs<P: Service>(routes: Routes<P>) -> Routes<P> {
+    let docs = Operation::get::<String, _, _>(
+        Dialect::Native,
+        "/docs",
+        "This document, for people.",
+        async |_: Call<P>| Ok(page(DOCS)),
+    );
+    routes.with(docs.takes("text/html", |_| true))
+}
+
+/// What every function with a model has.
 pub(crate) fn every<P: Pipeline>(routes: Routes<P>) -> Routes<P> {
-    routes
-        .with(Operation::get::<Alive, _, _>(
-            Dialect::KServe,
-            "/",
-            "A page to try the function, for browsers; for others, that it lives.",
-            root,
-        ))
-        .with(
-            Operation::get::<String, _, _>(
-                Dialect::Native,
-                "/docs",
-                "This document, for people.",
-                async |_: Call<P>| Ok(page(DOCS)),
-            )
-            .takes("text/html", |_| true),
-        )
+    docs(routes).with(Operation::get::<Alive, _, _>(
+        Dialect::KServe,
+        "/",
+        "A page to try the function, for browsers; for others, that it lives.",
+        root,
+    ))
 }
 
 /// What KServe's clients ask of `/`.

@@ -262,7 +262,7 @@ async fn infer<P: Pipeline, Fut>(
 where
     Fut: Future<Output = Result<(Outputs, Usage), ApiError>>,
 {
-    let Call { endpoint, headers, body, started } = call;
+    let Call { endpoint, headers, body, started, .. } = call;
     let (head, binary) = match headers.get(HEADER_LENGTH) {
         None => (&body[..], &[][..]),
         Some(length) => {
