@@ -78,9 +78,16 @@ def test_cargo_lambda_invoke_answers(watch, tmp_path):
 
 @pytest.fixture
 def on_lambda():
-    """`predict` behind a Runtime API of the test's own; SIGTERM must end it with 0."""
+    """`predict` behind a Runtime API of the test's own."""
+    with behind_runtime_api() as api:
+        yield api
+
+
+@contextlib.contextmanager
+def behind_runtime_api(**settings):
+    """The Runtime API before `predict`, which SIGTERM must end with 0."""
     with runtime_api() as api:
-        settings = {
+        settings |= {
             "AWS_LAMBDA_RUNTIME_API": api.address,
             "AWS_LAMBDA_FUNCTION_NAME": "predict",
             "AWS_LAMBDA_FUNCTION_VERSION": "1",
@@ -110,6 +117,19 @@ def test_the_stage_of_an_http_api_is_not_part_of_the_path(on_lambda):
     assert "status" in json.loads(answer["body"])
     answer = on_lambda.invoke(http_event("GET", "/production/health", stage="prod"))
     assert answer["statusCode"] == 404
+
+
+def test_callers_are_told_apart_by_what_aws_has_seen():
+    def status(api, address: str) -> int:
+        event = http_event("POST", "/predict", AMAZING)
+        event["requestContext"]["http"]["sourceIp"] = address
+        event["headers"]["x-forwarded-for"] = "203.0.113.9"
+        return api.invoke(event)["statusCode"]
+
+    with behind_runtime_api(RATE_LIMITS="anonymous=1/h") as api:
+        addresses = ["192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]
+        answers = [status(api, address) for address in addresses]
+    assert answers == [200, 429, 200, 200, 429]
 
 
 def test_errors_are_answers_not_failures_of_the_function(on_lambda):
