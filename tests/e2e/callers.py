@@ -9,17 +9,8 @@ import time
 from dataclasses import dataclass
 
 import httpx
-import jwt
 from function import Function, running
-
-SECRET = "not a secret, but long enough for one"
-LIFETIME_SECS = 3600
-
-
-def token(subject: str, role: str | None) -> str:
-    """A token that any function of `limited` takes."""
-    claims = {"sub": subject, "exp": int(time.time()) + LIFETIME_SECS}
-    return jwt.encode(claims | ({"role": role} if role else {}), SECRET, "HS256")
+from tokens import SECRET, token
 
 
 def limited(rate_limits: str, **settings):
@@ -33,7 +24,7 @@ class Caller:
     def __init__(
         self, subject: str | None = None, role: str | None = "user", address: str = "127.0.0.1"
     ):
-        headers = {"authorization": f"Bearer {token(subject, role)}"} if subject else {}
+        headers = {"authorization": f"Bearer {token(sub=subject, role=role)}"} if subject else {}
         transport = httpx.HTTPTransport(local_address=address)
         self._client = httpx.Client(headers=headers, transport=transport, timeout=60)
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import pytest
 from balancer import free_ports
-from callers import Caller, crowd, limited, shortest_secs, standing, token, wait_secs
+from callers import Caller, crowd, limited, shortest_secs, standing, wait_secs
 from function import START_SECS
 from redis_server import redis_server
 from relay import relay_to
+from tokens import token
 
 LIMIT = 100
 NUM_FUNCTIONS = 8
@@ -114,7 +115,7 @@ async def ask_all(ports: list[int], client, entries: dict) -> list:
     """The answers to each role; all ask at the same time."""
     end = time.monotonic() + max(CROWD_SECS.values())
     crowds = [
-        crowd(ports, CALLERS_EACH, token("ada", role), PAUSE_SECS[role], secs)
+        crowd(ports, CALLERS_EACH, token(role=role), PAUSE_SECS[role], secs)
         for role, secs in CROWD_SECS.items()
     ]
     *answers, _ = await asyncio.gather(*crowds, watch(client, entries, end))
