@@ -6,7 +6,11 @@
 //! GET /.well-known/jwks.json   ->  {"keys": […]}
 //! ```
 
-use std::{net::IpAddr, process::ExitCode, sync::Arc};
+use std::{
+    net::IpAddr,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+};
 
 use admission::{Caller, Issuer, Limiter, RateLimits, Secret, Users};
 use axum::{
@@ -78,9 +82,9 @@ struct Shared {
     issuer: Issuer,
     /// Most log-ins of an address, and of a name.
     limits: RateLimits,
-    attempts: std::sync::OnceLock<Limiter>,
+    attempts: OnceLock<Limiter>,
     waiting: Semaphore,
-    hashing: Semaphore,
+    hashing: Arc<Semaphore>,
 }
 
 impl Service for Logins {
@@ -106,9 +110,9 @@ impl Logins {
             users: Users::open(&options.users_file)?,
             issuer,
             limits: options.login_limit.clone(),
-            attempts: std::sync::OnceLock::new(),
+            attempts: OnceLock::new(),
             waiting: Semaphore::new(MAX_WAITING),
-            hashing: Semaphore::new(config.engine_options.num_threads),
+            hashing: Arc::new(Semaphore::new(config.engine_options.num_threads)),
         })))
     }
 
@@ -136,9 +140,14 @@ impl Logins {
     async fn check(self, username: String, password: Secret) -> Result<Option<String>, ApiError> {
         let busy = |_| ApiError::overloaded("too many log-ins at once", MAX_WAITING);
         let _place = self.0.waiting.try_acquire().map_err(busy)?;
-        let _core = self.0.hashing.acquire().await.map_err(|_| ApiError::internal())?;
+        let core = self.0.hashing.clone().acquire_owned().await;
+        let core = core.map_err(|_| ApiError::internal())?;
         let logins = self.clone();
-        let check = move || logins.0.users.check(&username, &password);
+        let check = move || {
+            // A caller that hangs up does not end this, and so does not make room for the next.
+            let _core = core;
+            logins.0.users.check(&username, &password)
+        };
         tokio::task::spawn_blocking(check).await.map_err(|_| ApiError::internal())
     }
 }

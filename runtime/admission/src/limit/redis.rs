@@ -13,7 +13,7 @@ use redis::{
 use telemetry::Causes;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -191,11 +191,23 @@ async fn keep_up(options: RedisOptions, link: watch::Sender<Link>) {
     let mut pause = FIRST_PAUSE;
     let mut is_told = false;
     let mut number = 0;
+    let mut up_since: Option<Instant> = None;
     while changes.wait_for(|link| !matches!(link, Link::Up(..))).await.is_ok() {
+        match up_since.take() {
+            // One that is too slow is not asked again and again.
+            Some(since) if since.elapsed() < LONGEST_PAUSE => {
+                link.send_replace(Link::Down);
+                sleep(pause).await;
+                pause = LONGEST_PAUSE.min(2 * pause);
+            }
+            Some(_) => pause = FIRST_PAUSE,
+            None => {}
+        }
         let error = match timeout(CONNECT_TIMEOUT, connect(&options)).await {
             Ok(Ok(connection)) => {
-                (pause, is_told) = (FIRST_PAUSE, false);
+                is_told = false;
                 number += 1;
+                up_since = Some(Instant::now());
                 tracing::info!("connected to Redis");
                 link.send_replace(Link::Up(number, connection));
                 continue;
