@@ -22,7 +22,6 @@ mod auth;
 mod input;
 mod issue;
 mod limit;
-mod secret;
 
 pub use address::{Proxies, ProxiesError};
 pub use auth::{ANONYMOUS, AuthError, AuthOptions, Caller, Verifier};
@@ -34,4 +33,3 @@ pub use limit::{
     LimitError, Limiter, RateLimits, RatesError, RedisError, RedisFailure, RedisOptions, Standing,
     Unit,
 };
-pub use secret::Secret;

@@ -1,5 +1,6 @@
 use std::ffi::OsString;
 
+use telemetry::Secret;
 use weights::Access;
 
 /// How stores are reached. AWS_* variables are read besides, as all tools of AWS do.
@@ -23,7 +24,7 @@ impl From<Arguments> for Access {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         Self {
             hf_endpoint: given(arguments.hf_endpoint).unwrap_or(unset.hf_endpoint),
-            hf_token: given(arguments.hf_token),
+            hf_token: given(arguments.hf_token).map(Secret::new),
             ca_bundle: arguments.ca_bundle.filter(|path| !path.is_empty()).map(Into::into),
         }
     }

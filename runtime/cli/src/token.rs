@@ -2,7 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
-use admission::{Secret, hash_password};
+use admission::hash_password;
+use telemetry::Secret;
 
 use crate::error::CliError;
 

@@ -53,6 +53,10 @@ impl WordPiece {
         let mut rest = Cow::Borrowed(word);
         let mut prefix = 0;
         while start < word.len() {
+            if start > 0 {
+                prefix = self.continuing_subword_prefix.len();
+                rest = Cow::Owned([&self.continuing_subword_prefix, &word[start..]].concat());
+            }
             let mut end = rest.len();
             let id = loop {
                 if let Some(id) = self.vocabulary.id(&rest[..end]) {
@@ -66,8 +70,6 @@ impl WordPiece {
             let next = start + end - prefix;
             take(id, start..next);
             start = next;
-            prefix = self.continuing_subword_prefix.len();
-            rest = Cow::Owned([&self.continuing_subword_prefix, &word[start..]].concat());
         }
         true
     }

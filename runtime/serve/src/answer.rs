@@ -1,11 +1,11 @@
 use std::time::{Duration, Instant};
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{HeaderName, HeaderValue, header::CONTENT_TYPE},
     response::Response,
 };
-use pipeline::Usage;
+use pipeline::{Timing, Usage};
 use serde::Serialize;
 use telemetry::Causes;
 
@@ -13,6 +13,9 @@ use crate::error::ApiError;
 
 pub(crate) const COMPUTE_TOKENS: HeaderName = HeaderName::from_static("x-compute-tokens");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Headers of an answer, and room for a few more.
+const NUM_HEADERS: usize = 12;
 
 /// What a handler answers: JSON, and in headers what it cost.
 #[derive(Debug, Clone)]
@@ -58,27 +61,67 @@ impl<T: Serialize> Answer<T> {
 /// What an answer cost, as <https://www.w3.org/TR/server-timing/> and in the headers of
 /// text-embeddings-inference, whose times are whole milliseconds.
 pub(crate) fn write_usage(response: &mut Response, usage: &Usage, total: Duration) {
-    let timing = usage.timing;
-    let [tokenize, queue, forward] = [timing.tokenize, timing.queue, timing.forward]
-        .map(|duration| duration.as_secs_f64() * 1e3);
-    let stages =
-        format!("tokenize;dur={tokenize:.3}, queue;dur={queue:.3}, forward;dur={forward:.3}");
-    let headers = response.headers_mut();
-    if let Ok(stages) = HeaderValue::try_from(stages) {
-        headers.insert(SERVER_TIMING, stages);
-    }
+    let Timing { tokenize, queue, forward } = usage.timing;
+    let millis = |duration: Duration| duration.as_millis() as usize;
     let numbers = [
-        ("x-compute-characters", usage.num_chars),
-        ("x-compute-tokens", usage.num_tokens),
-        ("x-inference-time", timing.forward.as_millis() as usize),
-        ("x-queue-time", timing.queue.as_millis() as usize),
-        ("x-tokenization-time", timing.tokenize.as_millis() as usize),
-        ("x-total-time", total.as_millis() as usize),
+        (const { HeaderName::from_static("x-compute-characters") }, usage.num_chars),
+        (COMPUTE_TOKENS, usage.num_tokens),
+        (const { HeaderName::from_static("x-inference-time") }, millis(forward)),
+        (const { HeaderName::from_static("x-queue-time") }, millis(queue)),
+        (const { HeaderName::from_static("x-tokenization-time") }, millis(tokenize)),
+        (const { HeaderName::from_static("x-total-time") }, millis(total)),
     ];
-    for (name, number) in numbers {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from(number));
+
+    // All values lie in one piece of memory.
+    let mut values = String::with_capacity(128);
+    for (stage, duration) in
+        [("tokenize;dur=", tokenize), (", queue;dur=", queue), (", forward;dur=", forward)]
+    {
+        values.push_str(stage);
+        push_millis(&mut values, duration);
+    }
+    let stages = 0..values.len();
+    let mut digits = itoa::Buffer::new();
+    let numbers = numbers.map(|(name, number)| {
+        let start = values.len();
+        values.push_str(digits.format(number));
+        (name, start..values.len())
+    });
+    let values = Bytes::from(values);
+    let headers = response.headers_mut();
+    headers.reserve(NUM_HEADERS);
+    for (name, place) in numbers.into_iter().chain([(SERVER_TIMING, stages)]) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(values.slice(place)) {
+            headers.insert(name, value);
+        }
     }
     if usage.truncated {
         headers.insert("x-truncated", HeaderValue::from_static("true"));
+    }
+}
+
+/// Appends `duration` in milliseconds, to the microsecond.
+fn push_millis(text: &mut String, duration: Duration) {
+    let micros = duration.as_micros();
+    let mut digits = itoa::Buffer::new();
+    text.push_str(digits.format(micros / 1000));
+    text.push('.');
+    text.push_str(&digits.format(1000 + micros % 1000)[1..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_have_three_decimals() {
+        let millis = |nanos| {
+            let mut text = String::new();
+            push_millis(&mut text, Duration::from_nanos(nanos));
+            text
+        };
+        assert_eq!(millis(0), "0.000");
+        assert_eq!(millis(7_999), "0.007");
+        assert_eq!(millis(1_234_567_890), "1234.567");
     }
 }

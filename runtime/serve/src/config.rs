@@ -1,10 +1,10 @@
 //! Settings of a function: one table of names, defaults and bounds; read once, checked together.
 
 mod admission;
+mod reader;
+mod settings;
 
 use std::{
-    fmt,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,6 +13,20 @@ use ::admission::{AuthOptions, InputRules, IssuerOptions, Proxies, RateLimits, R
 use engine::{Options, Pooling, Precision};
 use pipeline::{BatchLimits, TokenLimits, Truncation};
 use telemetry::LogFormat;
+
+pub(crate) use self::settings::Help;
+use self::{
+    reader::Reader,
+    settings::{
+        ALLOW_TOKEN_IDS, AWS_CA_BUNDLE, CACHE_DIR, HEADER_TIMEOUT_MS, HF_ENDPOINT, HF_TOKEN,
+        HF_TOKEN_FILE, IDLE_TIMEOUT_MS, LOG_FORMAT, MAX_BATCH_REQUESTS, MAX_BATCH_TOKENS,
+        MAX_BODIES_BYTES, MAX_BODY_BYTES, MAX_CACHE_BYTES, MAX_CLIENT_BATCH_SIZE,
+        MAX_CONCURRENT_REQUESTS, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_INPUT_CHARS,
+        MAX_INPUT_TOKENS, MAX_QUEUE_REQUESTS, MAX_QUEUE_WAIT_MS, MODEL_RELOAD, MODEL_URI,
+        NUM_THREADS, POOLING, PORT, PRECISION, REQUEST_TIMEOUT_MS, RUST_LOG, TOKEN, TRUNCATION,
+        settings,
+    },
+};
 
 /// Settings of one function, as the environment gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +39,7 @@ pub struct Config {
     pub model_uri: String,
     /// `MODEL_RELOAD`: when a newer version is looked for.
     pub model_reload: Reload,
-    /// `CACHE_DIR`, `MAX_CACHE_BYTES`, `HF_ENDPOINT`, `HF_TOKEN`, `AWS_CA_BUNDLE`.
+    /// `CACHE_DIR`, `MAX_CACHE_BYTES`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_FILE`, `AWS_CA_BUNDLE`.
     pub model_options: weights::Options,
     /// `NUM_THREADS` (default: the CPU quota, else the cores), `PRECISION`, `POOLING`.
     pub engine_options: Options,
@@ -108,160 +122,6 @@ pub enum Reload {
     Poll(Duration),
     /// When SIGHUP comes.
     Sighup,
-}
-
-/// One line of `--help`.
-#[derive(Clone, Copy)]
-struct Setting {
-    name: &'static str,
-    default: &'static str,
-    meaning: &'static str,
-}
-
-const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
-    Setting { name, default, meaning }
-}
-
-const PORT: Setting = setting("PORT", "8080", "TCP port for HTTP/1.1 and h2c; 0 takes a free one");
-const MODEL_URI: Setting = setting(
-    "MODEL_URI",
-    "",
-    "model: a path, file://, http(s)://, s3:// or hf://; #sha256=… pins it",
-);
-const MODEL_RELOAD: Setting = setting(
-    "MODEL_RELOAD",
-    "off",
-    "when a newer model is looked for: off, sighup, or poll:30s (s, m or h)",
-);
-const CACHE_DIR: Setting = setting(
-    "CACHE_DIR",
-    "",
-    "folder for fetched and packed models (default: sanderling in the temporary folder)",
-);
-const MAX_CACHE_BYTES: Setting =
-    setting("MAX_CACHE_BYTES", "10737418240", "how much of them is kept, in bytes");
-const HF_ENDPOINT: Setting =
-    setting("HF_ENDPOINT", "https://huggingface.co", "where hf:// models come from");
-const HF_TOKEN: Setting = setting("HF_TOKEN", "", "token for hf:// models that are not public");
-const AWS_CA_BUNDLE: Setting =
-    setting("AWS_CA_BUNDLE", "", "PEM file of certificates to trust besides the system's");
-const PRECISION: Setting = setting(
-    "PRECISION",
-    "",
-    "f32, bf16 or int8 linear layers (default: what the model says, else f32)",
-);
-const POOLING: Setting = setting(
-    "POOLING",
-    "",
-    "mean, cls, last or max hidden state as embedding (default: what the model says, else mean)",
-);
-const NUM_THREADS: Setting =
-    setting("NUM_THREADS", "", "threads of the engine (default: the CPU quota, else the cores)");
-const MAX_BATCH_TOKENS: Setting =
-    setting("MAX_BATCH_TOKENS", "16384", "tokens in one forward pass");
-const MAX_BATCH_REQUESTS: Setting =
-    setting("MAX_BATCH_REQUESTS", "64", "texts in one forward pass");
-const MAX_QUEUE_WAIT_MS: Setting = setting(
-    "MAX_QUEUE_WAIT_MS",
-    "2",
-    "longest a text waits for others that are being tokenized, in milliseconds",
-);
-const MAX_QUEUE_REQUESTS: Setting =
-    setting("MAX_QUEUE_REQUESTS", "512", "texts that may wait; more get 429");
-const MAX_CONCURRENT_REQUESTS: Setting =
-    setting("MAX_CONCURRENT_REQUESTS", "512", "requests answered at once; more get 503");
-const MAX_CONNECTIONS: Setting =
-    setting("MAX_CONNECTIONS", "16384", "open connections; the longest idle one makes room");
-const REQUEST_TIMEOUT_MS: Setting =
-    setting("REQUEST_TIMEOUT_MS", "30000", "longest a request may take, in milliseconds");
-const HEADER_TIMEOUT_MS: Setting =
-    setting("HEADER_TIMEOUT_MS", "10000", "longest its headers may take to arrive");
-const IDLE_TIMEOUT_MS: Setting =
-    setting("IDLE_TIMEOUT_MS", "120000", "longest a connection stays open without a request");
-const MAX_HEADER_BYTES: Setting =
-    setting("MAX_HEADER_BYTES", "16384", "headers of a request, in bytes; half for its URI");
-const MAX_BODY_BYTES: Setting =
-    setting("MAX_BODY_BYTES", "2000000", "longest body of a request, in bytes");
-const MAX_BODIES_BYTES: Setting = setting(
-    "MAX_BODIES_BYTES",
-    "",
-    "bodies held at once, in bytes; more get 503 (default: 134217728, and one)",
-);
-const MAX_CLIENT_BATCH_SIZE: Setting = setting(
-    "MAX_CLIENT_BATCH_SIZE",
-    "",
-    "texts in one request, at most MAX_QUEUE_REQUESTS (default: 32)",
-);
-const MAX_INPUT_CHARS: Setting =
-    setting("MAX_INPUT_CHARS", "5000", "longest text, in Unicode characters");
-const MAX_INPUT_TOKENS: Setting =
-    setting("MAX_INPUT_TOKENS", "512", "tokens of a text that are read, at most the model's");
-const TRUNCATION: Setting =
-    setting("TRUNCATION", "right", "what longer texts lose: right, left; off refuses them");
-const ALLOW_TOKEN_IDS: Setting = setting(
-    "ALLOW_TOKEN_IDS",
-    "false",
-    "true if callers of /v1/embeddings may send token ids of the model's own vocabulary",
-);
-const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged");
-const LOG_FORMAT: Setting =
-    setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
-
-const SETTINGS: [Setting; 28] = [
-    PORT,
-    MODEL_URI,
-    MODEL_RELOAD,
-    CACHE_DIR,
-    MAX_CACHE_BYTES,
-    HF_ENDPOINT,
-    HF_TOKEN,
-    AWS_CA_BUNDLE,
-    PRECISION,
-    POOLING,
-    NUM_THREADS,
-    MAX_BATCH_TOKENS,
-    MAX_BATCH_REQUESTS,
-    MAX_QUEUE_WAIT_MS,
-    MAX_QUEUE_REQUESTS,
-    MAX_CONCURRENT_REQUESTS,
-    MAX_CONNECTIONS,
-    REQUEST_TIMEOUT_MS,
-    HEADER_TIMEOUT_MS,
-    IDLE_TIMEOUT_MS,
-    MAX_HEADER_BYTES,
-    MAX_BODY_BYTES,
-    MAX_BODIES_BYTES,
-    MAX_CLIENT_BATCH_SIZE,
-    MAX_INPUT_CHARS,
-    MAX_INPUT_TOKENS,
-    TRUNCATION,
-    ALLOW_TOKEN_IDS,
-];
-const LOG_SETTINGS: [Setting; 2] = [RUST_LOG, LOG_FORMAT];
-
-/// Those of a function without a model that are not about tokens.
-const EDGE_SETTINGS: [Setting; 10] = [
-    PORT,
-    NUM_THREADS,
-    MAX_CONCURRENT_REQUESTS,
-    MAX_CONNECTIONS,
-    REQUEST_TIMEOUT_MS,
-    HEADER_TIMEOUT_MS,
-    IDLE_TIMEOUT_MS,
-    MAX_HEADER_BYTES,
-    MAX_BODY_BYTES,
-    MAX_BODIES_BYTES,
-];
-
-/// The function that issues tokens, and has no model.
-const TOKEN: &str = "token";
-
-/// All settings of `function`, in the order of `--help`.
-fn settings(function: &str) -> Vec<Setting> {
-    match function {
-        TOKEN => [&EDGE_SETTINGS[..], &admission::TOKEN_SETTINGS, &LOG_SETTINGS].concat(),
-        _ => [&SETTINGS[..], &admission::SETTINGS, &LOG_SETTINGS].concat(),
-    }
 }
 
 /// What `lambda_runtime` cannot do without.
@@ -383,13 +243,6 @@ impl Config {
     }
 }
 
-struct Reader<F> {
-    var: F,
-    /// What the function has; others keep their defaults, whatever the environment says.
-    known: Vec<Setting>,
-    mistakes: Vec<String>,
-}
-
 impl<F: Fn(&str) -> Option<String>> Reader<F> {
     /// Whether Lambda started this process; it then says all that `lambda_runtime` asks for.
     fn on_lambda(&mut self) -> bool {
@@ -402,61 +255,6 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         on_lambda
     }
 
-    /// The value, or the default if it is unset or empty.
-    fn text(&self, setting: &Setting) -> String {
-        let value = self.value(setting).map(|value| value.trim().to_owned());
-        value.filter(|value| !value.is_empty()).unwrap_or_else(|| setting.default.to_owned())
-    }
-
-    /// As the environment has it, if the function has it.
-    fn value(&self, setting: &Setting) -> Option<String> {
-        let is_known = self.known.iter().any(|known| known.name == setting.name);
-        is_known.then(|| (self.var)(setting.name)).flatten()
-    }
-
-    fn mistake(&mut self, setting: &Setting, mistake: impl fmt::Display) {
-        self.mistakes.push(format!("{}: {mistake}", setting.name));
-    }
-
-    fn number(&mut self, setting: &Setting, bounds: RangeInclusive<usize>) -> usize {
-        let text = self.text(setting);
-        let Ok(number) = text.parse::<usize>() else {
-            self.mistakes.push(format!("{}: \"{text}\" is not a whole number", setting.name));
-            return *bounds.start();
-        };
-        if number < *bounds.start() {
-            self.mistakes.push(format!("{}: {number} is below {}", setting.name, bounds.start()));
-        } else if number > *bounds.end() {
-            self.mistakes.push(format!("{}: {number} is above {}", setting.name, bounds.end()));
-        }
-        number
-    }
-
-    fn millis(&mut self, setting: &Setting) -> Duration {
-        Duration::from_millis(self.number(setting, 1..=3_600_000) as u64)
-    }
-
-    fn number_or(
-        &mut self,
-        setting: &Setting,
-        bounds: RangeInclusive<usize>,
-        unset: impl Fn() -> usize,
-    ) -> usize {
-        if self.text(setting).is_empty() { unset() } else { self.number(setting, bounds) }
-    }
-
-    /// One of `choices`; the first stands for a mistake.
-    fn choice<T: Copy>(&mut self, setting: &Setting, choices: &[(&str, T)]) -> T {
-        let text = self.text(setting);
-        if let Some(&(_, value)) = choices.iter().find(|&&(name, _)| name == text) {
-            return value;
-        }
-        let names: Vec<&str> = choices.iter().map(|&(name, _)| name).collect();
-        let (name, known) = (setting.name, names.join(", "));
-        self.mistakes.push(format!("{name}: \"{text}\" is not one of {known}"));
-        choices[0].1
-    }
-
     fn model_options(&mut self) -> weights::Options {
         let set = |text: String| (!text.is_empty()).then_some(text);
         let cache_dir = set(self.text(&CACHE_DIR)).map(PathBuf::from);
@@ -465,7 +263,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             max_cache_bytes: self.number(&MAX_CACHE_BYTES, 0..=1 << 50) as u64,
             access: weights::Access {
                 hf_endpoint: self.text(&HF_ENDPOINT),
-                hf_token: set(self.text(&HF_TOKEN)),
+                hf_token: self.secret(&HF_TOKEN, &HF_TOKEN_FILE),
                 ca_bundle: set(self.text(&AWS_CA_BUNDLE)).map(PathBuf::from),
             },
         }
@@ -495,11 +293,6 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         self.mistakes
             .push(format!("{name}: \"{text}\" is not off, sighup or poll:30s (s, m or h)"));
         Reload::Off
-    }
-
-    /// One of `choices`, if one is set.
-    fn optional<T: Copy>(&mut self, setting: &Setting, choices: &[(&str, T)]) -> Option<T> {
-        (!self.text(setting).is_empty()).then(|| self.choice(setting, choices))
     }
 
     fn log_format(&mut self) -> LogFormat {
@@ -532,34 +325,6 @@ fn default_model(function: &str) -> String {
     };
     let found = [beside_binary, root].into_iter().find(is_model);
     found.unwrap_or(in_repository).display().to_string()
-}
-
-/// What `--help` prints.
-pub(crate) struct Help(pub(crate) &'static str);
-
-impl fmt::Display for Help {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let function = self.0;
-        let path = if function == TOKEN { "login" } else { function };
-        writeln!(f, "{function}: answers POST /{path} and GET /health")?;
-        writeln!(f, "\nUsage: {function} [--check | --help | --version]")?;
-        writeln!(f, "  --check    checks the settings and the model, then exits")?;
-        writeln!(f, "\nSettings, from the environment:")?;
-        for Setting { name, default, meaning } in settings(function) {
-            write!(f, "  {name:<25} {meaning}")?;
-            if !default.is_empty() {
-                write!(f, " (default: {default})")?;
-            }
-            writeln!(f)?;
-        }
-        if function != TOKEN {
-            writeln!(f, "\nWithout MODEL_URI the model is the first of:")?;
-            for path in default_models(function) {
-                writeln!(f, "  {}", path.display())?;
-            }
-        }
-        writeln!(f, "\nWith AWS_LAMBDA_RUNTIME_API set, requests come from AWS Lambda, not PORT.")
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The body of a request, within its limit, and as a typed value.
 
-use std::{error::Error, fmt, marker::PhantomData};
+use std::{borrow::Cow, error::Error, fmt, marker::PhantomData};
 
 use axum::{
     body::{Body, Bytes},
@@ -179,10 +179,13 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// The media type of the body in lowercase, without parameters.
-pub(crate) fn content_type(headers: &HeaderMap) -> String {
+pub(crate) fn content_type(headers: &HeaderMap) -> Cow<'_, str> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    essence.trim().to_ascii_lowercase()
+    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+    match essence.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => essence.to_ascii_lowercase().into(),
+        false => essence.into(),
+    }
 }
 
 /// Whether the body is sent as it is. What is small on the wire may be huge unpacked.

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use admission::{Caller, Issuer, Limiter, RateLimits, Secret, Users};
+use admission::{Caller, Issuer, Limiter, RateLimits, Users};
 use axum::{
     http::{
         HeaderMap, HeaderValue, StatusCode,
@@ -25,6 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use telemetry::Causes;
+use telemetry::Secret;
 use tokio::sync::Semaphore;
 
 use crate::{

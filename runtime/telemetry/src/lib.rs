@@ -6,8 +6,10 @@
 
 mod causes;
 mod log;
+mod secret;
 mod stages;
 
 pub use causes::Causes;
 pub use log::{LogError, LogFormat, init};
+pub use secret::Secret;
 pub use stages::{Stage, StageTimer, stage, started, take_stages};

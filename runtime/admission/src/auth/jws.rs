@@ -10,9 +10,9 @@ use ring::{
     signature::{self, RsaPublicKeyComponents, UnparsedPublicKey},
 };
 use serde::{Deserialize, Serialize, de::IgnoredAny};
+use telemetry::Secret;
 
 use super::{AuthError, Claims, invalid};
-use crate::Secret;
 
 /// Longest token that is looked at, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 << 10;

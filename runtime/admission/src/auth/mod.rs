@@ -10,6 +10,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use telemetry::Secret;
+
 use self::{
     claims::Rules,
     jwks::Jwks,
@@ -19,7 +21,6 @@ pub(crate) use self::{
     claims::{Audience, Claims, Name},
     jws::{Header, base64, encode},
 };
-use crate::Secret;
 
 /// The role of whoever sends no token.
 pub const ANONYMOUS: &str = "anonymous";

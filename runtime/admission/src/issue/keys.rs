@@ -8,9 +8,10 @@ use ring::{
 };
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
+use telemetry::Secret;
 
 use super::IssuerError;
-use crate::{Secret, auth::base64};
+use crate::auth::base64;
 
 /// Most keys that are read.
 const MAX_KEYS: usize = 16;

@@ -5,12 +5,11 @@ mod users;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use telemetry::Secret;
+
 use self::keys::SigningKey;
 pub use self::users::{User, Users, UsersError, hash_password};
-use crate::{
-    Secret,
-    auth::{Audience, Claims, Header, Name, encode},
-};
+use crate::auth::{Audience, Claims, Header, Name, encode};
 
 /// What an issuer signs with, and what its tokens say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

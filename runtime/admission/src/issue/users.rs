@@ -12,9 +12,7 @@ use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
-use telemetry::Causes;
-
-use crate::Secret;
+use telemetry::{Causes, Secret};
 
 /// Largest file of users, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;

@@ -10,7 +10,7 @@ use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult, Script, ScriptInvocation,
     aio::MultiplexedConnection,
 };
-use telemetry::Causes;
+use telemetry::{Causes, Secret};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -21,7 +21,6 @@ use super::{
     rates::Rate,
     window::{Decision, Use},
 };
-use crate::Secret;
 
 /// Answers in a row that come too late before nobody waits for the next one.
 const MAX_LATE: u32 = 3;

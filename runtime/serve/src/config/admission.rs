@@ -1,20 +1,23 @@
 //! Settings of who may call, how much, and with what text.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
 use admission::{
     AuthOptions, DEFAULT_DENY, InputRules, IssuerOptions, Proxies, RateLimits, RedisFailure,
-    RedisOptions, Secret,
+    RedisOptions,
 };
 
-use super::{Reader, Setting, TokenOptions, setting};
+use telemetry::Secret;
+
+use super::{
+    TokenOptions,
+    reader::Reader,
+    settings::{Setting, setting},
+};
 use crate::token::LOGIN;
 
 /// Shortest secret, in bytes: as long as what HS256 makes of it.
 const MIN_SECRET_BYTES: usize = 32;
-
-/// Largest file of a secret, in bytes.
-const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 const AUTH: Setting = setting(
     "AUTH",
@@ -260,54 +263,6 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         }
         Some(secret)
     }
-
-    /// A value that nobody may see, as it is, or what a file holds, without the line break at its end.
-    fn secret(&mut self, setting: &Setting, file: &Setting) -> Option<Secret> {
-        let value = self.value(setting).filter(|value| !value.is_empty());
-        let path = self.optional_text(file);
-        match (value, path) {
-            (Some(_), Some(_)) => {
-                self.mistake(setting, format_args!("set, and {} too", file.name));
-                None
-            }
-            (Some(value), None) => Some(Secret::new(value)),
-            (None, Some(path)) => {
-                let secret = read_secret(Path::new(&path));
-                secret.map_err(|error| self.mistake(file, error)).ok()
-            }
-            (None, None) => None,
-        }
-    }
-
-    fn url(&mut self, setting: &Setting) -> Option<String> {
-        let url = self.optional_text(setting)?;
-        if !url.starts_with("https://") && !url.starts_with("http://") {
-            self.mistake(setting, format_args!("\"{url}\" is not http:// or https://"));
-        }
-        Some(url)
-    }
-
-    fn optional_text(&self, setting: &Setting) -> Option<String> {
-        Some(self.text(setting)).filter(|text| !text.is_empty())
-    }
-}
-
-fn read_secret(path: &Path) -> std::io::Result<Secret> {
-    if fs::metadata(path)?.len() > MAX_SECRET_BYTES {
-        let message = format!("the file is over {MAX_SECRET_BYTES} bytes");
-        return Err(std::io::Error::other(message));
-    }
-    let mut text = fs::read_to_string(path)?;
-    for end in ['\n', '\r'] {
-        if text.ends_with(end) {
-            text.pop();
-        }
-    }
-    if text.is_empty() {
-        Err(std::io::Error::other("the file is empty"))
-    } else {
-        Ok(Secret::new(text))
-    }
 }
 
 #[cfg(test)]
@@ -361,8 +316,23 @@ mod tests {
             ("REDIS_URL", "http://:goldfish@host"),
         ]);
         assert!(!message.contains("fish"), "{message}");
-        let config = read(&[("AUTH", "jwt"), ("JWT_SECRET", SECRET)]);
+        let config = read(&[("AUTH", "jwt"), ("JWT_SECRET", SECRET), ("HF_TOKEN", SECRET)]);
+        let config = config.unwrap();
         assert!(!format!("{config:?}").contains(SECRET));
+        let hf_token = config.model_options.access.hf_token.unwrap();
+        assert_eq!(hf_token.expose(), SECRET);
+    }
+
+    #[test]
+    fn a_secret_may_lie_in_a_file() {
+        let path = std::env::temp_dir().join(format!("hf-token-{}", std::process::id()));
+        std::fs::write(&path, "hf_swordfish\r\n").unwrap();
+        let file = path.display().to_string();
+        let config = read(&[("HF_TOKEN_FILE", &file)]).unwrap();
+        assert_eq!(config.model_options.access.hf_token.unwrap().expose(), "hf_swordfish");
+        let mistake = mistakes(&[("HF_TOKEN_FILE", &file), ("HF_TOKEN", "hf_codfish")]);
+        assert_eq!(mistake, "bad settings: HF_TOKEN: set, and HF_TOKEN_FILE too");
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

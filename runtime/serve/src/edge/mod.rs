@@ -90,6 +90,8 @@ impl Edge {
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn_with_state(state, request::answer::<P>))
+            // Puts handlers and layers together now, not for every request.
+            .with_state(())
     }
 }
 

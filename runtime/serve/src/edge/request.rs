@@ -37,16 +37,17 @@ pub(super) async fn answer<P: Service>(
     let started = Instant::now();
     let request_id = request_id(&request);
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let path = request.uri().path().to_owned();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map(MatchedPath::as_str);
+    let uri = request.uri().clone();
     let span = info_span!("request", request_id = request_id.to_str().unwrap_or_default());
 
     let mut response = async {
-        let response = within_limits(&edge, &model, route.as_deref(), request, next).await;
-        let response = dialect::render(response, &path);
+        let response = within_limits(&edge, &model, route, request, next).await;
+        let response = dialect::render(response, uri.path());
         tracing::info!(
             method = method.as_str(),
-            route = route.as_deref().unwrap_or("none"),
+            route = route.unwrap_or("none"),
             status = response.status().as_u16(),
             duration_ms = started.elapsed().as_secs_f64() * 1e3,
             "request done"
@@ -144,8 +145,9 @@ fn request_id(request: &Request) -> HeaderValue {
     match given {
         Some(id) => id.clone(),
         None => {
-            let id = Uuid::new_v4().simple().to_string();
-            HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
+            let mut buffer = Uuid::encode_buffer();
+            let id = Uuid::new_v4().simple().encode_lower(&mut buffer);
+            HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
         }
     }
 }

@@ -7,6 +7,7 @@ use reqwest::{
     Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, RANGE},
 };
+use telemetry::Secret;
 
 use super::{Answer, Body, Expected, Reading, Stat, Store, StoreError};
 use crate::{Access, WeightsError};
@@ -21,7 +22,7 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Http {
     client: Client,
     base: Url,
-    token: Option<String>,
+    token: Option<Secret>,
 }
 
 impl Http {
@@ -62,7 +63,7 @@ impl Http {
         }
         let request = self.client.request(method, url);
         match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(token) => request.bearer_auth(token.expose()),
             None => request,
         }
     }
