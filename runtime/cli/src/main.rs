@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let Arguments { command, access } = Arguments::parse();
     let access = access.into();
     let (mut report, mut errors) = (std::io::stdout(), std::io::stderr());
-    if let Err(error) = telemetry::init(LogFormat::for_stdout(), "error") {
+    if let Err(error) = telemetry::init("sanderling", LogFormat::for_stdout(), "error") {
         let _ = writeln!(errors, "{error}");
         return ExitCode::FAILURE;
     }

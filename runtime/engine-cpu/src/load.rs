@@ -137,7 +137,10 @@ impl CpuEngine {
             match (Self::of_packed(packed, options), graph(bundle)?) {
                 (Err(error), Some(_)) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "the kept model is damaged; it is packed again");
+                    tracing::warn!(
+                        exception = error,
+                        "the kept model is damaged; it is packed again"
+                    );
                 }
                 (outcome, _) => return outcome,
             }
@@ -150,7 +153,7 @@ impl CpuEngine {
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(
-                        error,
+                        exception = error,
                         "the packed model is not kept; the next start packs it again"
                     );
                     Self::of_model(model, options)

@@ -44,7 +44,10 @@ pub(crate) fn verify(encoder: &Encoder, proto: &ModelProto) -> Result<(), Engine
             Ok(expected) => expected,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "tract cannot run the graph: the encoder is not checked");
+                tracing::warn!(
+                    exception = error,
+                    "tract cannot run the graph: the encoder is not checked"
+                );
                 return Ok(());
             }
         };

@@ -41,8 +41,10 @@ pub use usage::{Timing, Usage};
 pub struct ModelInfo {
     /// As the model calls itself.
     pub name: String,
-    /// A digest: equal versions are equal bytes.
+    /// The first digits of the digest: equal versions are equal bytes.
     pub version: String,
+    /// SHA-256 of the model's files, in hexadecimal.
+    pub digest: String,
     /// Most tokens of a text, special tokens included.
     pub max_input_tokens: usize,
 }

@@ -4,6 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use telemetry::METRICS;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -66,6 +67,8 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Those that the metric counts.
+    num_published: usize,
     next_id: u64,
     texts: BTreeMap<u64, Waiting>,
     tokenizing: BTreeSet<u64>,
@@ -149,6 +152,16 @@ impl State {
         self.texts.len() + self.tokenizing.len() + self.ready.len()
     }
 
+    /// Tells the metric, before the lock is let go, how many wait now.
+    fn publish(&mut self) {
+        let num_waiting = self.num_waiting();
+        if num_waiting != self.num_published {
+            let more = num_waiting as f64 - self.num_published as f64;
+            METRICS.queue_length.with([]).add(more);
+            self.num_published = num_waiting;
+        }
+    }
+
     fn is_drained(&self) -> bool {
         self.closed && self.num_waiting() == 0
     }
@@ -193,6 +206,7 @@ impl Queue {
     /// `num_tokenizers` threads will ask for texts, and one for batches.
     pub(crate) fn new(limits: BatchLimits, num_tokenizers: usize) -> Self {
         let state = State { awake_tokenizers: num_tokenizers, ..State::default() };
+        METRICS.queue_length.with([]).add(0.0);
         Self {
             state: Mutex::new(state),
             limits,
@@ -228,7 +242,8 @@ impl Queue {
                     state.texts.insert(id, Waiting { text, truncation, reply, came });
                 }
                 Input::Tokens(encoding, tokenize) => {
-                    let ready = Ready { encoding, reply, came, tokenize, since: came };
+                    let before = came.checked_sub(tokenize).unwrap_or(came);
+                    let ready = Ready { encoding, reply, came: before, tokenize, since: came };
                     state.ready.insert(id, ready);
                 }
             }
@@ -239,6 +254,7 @@ impl Queue {
         let wake = wanted.min(self.num_tokenizers).saturating_sub(state.awake_tokenizers);
         state.awake_tokenizers += wake;
         let wake_engine = state.call_engine(&self.limits);
+        state.publish();
         drop(state);
         for _ in 0..wake {
             self.text_came.notify_one();
@@ -256,6 +272,7 @@ impl Queue {
         let ready = state.ready.remove(&id);
         state.tokenizing.remove(&id);
         let wake = state.call_engine(&self.limits);
+        state.publish();
         drop(state);
         if wake {
             self.engine_due.notify_one();
@@ -298,6 +315,7 @@ impl Queue {
             Err(error) => Some((error, reply)),
         };
         let wake = state.call_engine(&self.limits);
+        state.publish();
         drop(state);
         if wake {
             self.engine_due.notify_one();
@@ -328,7 +346,9 @@ impl Queue {
             let waited = first.since.elapsed();
             if full || !state.has_company() || waited >= self.limits.max_queue_wait {
                 let batch = (0..count).filter_map(|_| state.ready.pop_first());
-                return Some(batch.map(|(_, ready)| ready).collect());
+                let batch = batch.map(|(_, ready)| ready).collect();
+                state.publish();
+                return Some(batch);
             }
             state.engine = EngineThread::Gathers;
             let rest = self.limits.max_queue_wait - waited;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use engine::{Batch, Engine, EngineError, Output};
+use telemetry::{METRICS, note};
 use weights::Bundle;
 
 use crate::{
@@ -61,6 +62,7 @@ impl Runner {
         let info = ModelInfo {
             name: bundle.name().to_owned(),
             version: bundle.version().to_owned(),
+            digest: bundle.sha256().to_owned(),
             max_input_tokens,
         };
         let stage = telemetry::stage("tokenizer");
@@ -126,6 +128,10 @@ impl Runner {
     ) -> Result<(Vec<Vec<f32>>, Usage), PipelineError> {
         let truncation = truncation.unwrap_or(self.tokenizer().limits().truncation);
         let num_chars = texts.iter().map(Text::num_chars).sum();
+        note(|facts| {
+            facts.num_texts += texts.len();
+            facts.text_length += num_chars;
+        });
         let tickets = self.model.queue.submit(self.model.read(texts, truncation))?;
         let mut rows = Vec::with_capacity(tickets.len());
         let mut usage = Usage::default();
@@ -135,6 +141,13 @@ impl Runner {
             usage = usage.and(row.usage);
         }
         usage.num_chars = num_chars;
+        note(|facts| {
+            let Timing { tokenize, queue, forward } = usage.timing;
+            facts.num_tokens += usage.num_tokens;
+            facts.tokenization += tokenize;
+            facts.queue += queue;
+            facts.forward += forward;
+        });
         Ok((rows, usage))
     }
 }
@@ -211,6 +224,9 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model
         Ok(output) => {
             let forward = started.elapsed();
             batches.ran(batch.batch_size(), batch.num_tokens(), forward);
+            METRICS.inference_forward_seconds.with([]).observe(forward.as_secs_f64());
+            METRICS.inference_batch_requests.with([]).observe(batch.batch_size() as f64);
+            METRICS.inference_batch_tokens.with([]).observe(batch.num_tokens() as f64);
             for (index, text) in texts.into_iter().enumerate() {
                 answer(text, output.row(index), model, started, forward);
             }
@@ -221,6 +237,7 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model
         Err(error) => {
             let error = Arc::new(error);
             for text in texts {
+                METRICS.predictions_total.with([model, "error"]).add(1);
                 let _ = text.reply.send(Err(PipelineError::Engine(error.clone())));
             }
         }
@@ -232,6 +249,12 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model
 fn answer(text: Ready, row: &[f32], model: &str, started: Instant, forward: Duration) {
     let Ready { encoding, reply, came, tokenize, .. } = text;
     let queue = started.saturating_duration_since(came).saturating_sub(tokenize);
+    METRICS.inference_tokenization_seconds.with([]).observe(tokenize.as_secs_f64());
+    METRICS.inference_queue_wait_seconds.with([]).observe(queue.as_secs_f64());
+    METRICS.prediction_latency_seconds.with([model]).observe(came.elapsed().as_secs_f64());
+    if encoding.truncated {
+        METRICS.inference_truncated_total.with([]).add(1);
+    }
     let row = check_finite(row, model).map(|()| Row {
         values: row.to_vec(),
         usage: Usage {
@@ -241,6 +264,8 @@ fn answer(text: Ready, row: &[f32], model: &str, started: Instant, forward: Dura
             timing: Timing { tokenize, queue, forward },
         },
     });
+    let status = if row.is_ok() { "success" } else { "error" };
+    METRICS.predictions_total.with([model, status]).add(1);
     let _ = reply.send(row);
 }
 
@@ -331,8 +356,12 @@ mod tests {
     fn rig(limits: BatchLimits) -> Rig {
         let (saw, seen) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel();
-        let info =
-            ModelInfo { name: "tiny".to_owned(), version: "0".to_owned(), max_input_tokens: 16 };
+        let info = ModelInfo {
+            name: "tiny".to_owned(),
+            version: "0".to_owned(),
+            digest: "00".to_owned(),
+            max_input_tokens: 16,
+        };
         let tokenizer = Arc::new(tokenizer(16, Truncation::Right));
         let queue = Arc::new(Queue::new(limits, num_tokenizers()));
         let model = Model { info, width: 1, tokenizer, queue, batches: Arc::default() };

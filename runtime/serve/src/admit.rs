@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, header::AUTHORIZATION, request::Parts},
     response::Response,
 };
+use telemetry::METRICS;
 
 use crate::{
     Config, Platform,
@@ -15,11 +16,12 @@ use crate::{
 };
 
 /// What is asked before anybody has a token: how things are, and how to ask.
-const OPEN: [&str; 10] = [
+const OPEN: [&str; 11] = [
     "/",
     "/.well-known/jwks.json",
     "/docs",
     "/health",
+    "/metrics",
     "/openapi.json",
     "/ping",
     "/v2/health/live",
@@ -91,9 +93,10 @@ impl Gate {
         });
         let caller = match verifier {
             Some(verifier) => {
-                let token = bearer(&head.headers, function)?;
+                let token = bearer(&head.headers, function).inspect_err(|_| count("invalid"))?;
                 let caller = verifier.authenticate(token, address).await;
                 caller.map_err(|error| {
+                    count(error.name());
                     if let AuthError::Invalid { reason } = error {
                         tracing::debug!(reason, "token refused");
                     }
@@ -127,6 +130,10 @@ impl Gate {
         }
         Ok(response)
     }
+}
+
+fn count(reason: &str) {
+    METRICS.auth_failures_total.with([reason]).add(1);
 }
 
 /// The token of `Authorization: Bearer …`.

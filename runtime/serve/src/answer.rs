@@ -45,7 +45,7 @@ impl<T: Serialize> Answer<T> {
     /// The answer to a request that came in at `started`.
     pub(crate) fn response(&self, started: Instant) -> Result<Response, ApiError> {
         let json = serde_json::to_vec(&self.value).map_err(|error| {
-            tracing::error!(error = %Causes(&error), "no JSON");
+            tracing::error!(exception = %Causes(&error), "no JSON");
             ApiError::internal()
         })?;
         let mut response = Response::new(Body::from(json));

@@ -22,9 +22,9 @@ use self::{
         HF_TOKEN_FILE, IDLE_TIMEOUT_MS, LOG_FORMAT, MAX_BATCH_REQUESTS, MAX_BATCH_TOKENS,
         MAX_BODIES_BYTES, MAX_BODY_BYTES, MAX_CACHE_BYTES, MAX_CLIENT_BATCH_SIZE,
         MAX_CONCURRENT_REQUESTS, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_INPUT_CHARS,
-        MAX_INPUT_TOKENS, MAX_QUEUE_REQUESTS, MAX_QUEUE_WAIT_MS, MODEL_RELOAD, MODEL_URI,
-        NUM_THREADS, POOLING, PORT, PRECISION, REQUEST_TIMEOUT_MS, RUST_LOG, TOKEN, TRUNCATION,
-        settings,
+        MAX_INPUT_TOKENS, MAX_QUEUE_REQUESTS, MAX_QUEUE_WAIT_MS, METRICS_PORT, MODEL_RELOAD,
+        MODEL_URI, NUM_THREADS, POOLING, PORT, PRECISION, REQUEST_TIMEOUT_MS, RUST_LOG, TOKEN,
+        TRUNCATION, settings,
     },
 };
 
@@ -34,6 +34,8 @@ use self::{
 pub struct Config {
     /// Where requests come from.
     pub platform: Platform,
+    /// `METRICS_PORT`: where `GET /metrics` is answered, unless with all else.
+    pub metrics_port: Option<u16>,
     /// `MODEL_URI`: where the model is. Default: the first folder that exists of those that
     /// `--help` names.
     pub model_uri: String,
@@ -165,6 +167,9 @@ impl Config {
             } else {
                 Platform::Http { port: port as u16 }
             },
+            metrics_port: reader
+                .optional_number(&METRICS_PORT, 0..=u16::MAX.into())
+                .map(|port| port as u16),
             model_uri: reader.text(&MODEL_URI),
             model_reload: reader.model_reload(),
             model_options: reader.model_options(),

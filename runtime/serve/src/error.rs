@@ -253,7 +253,7 @@ impl ApiError {
             }
             PipelineError::Prompt { .. } => Self::field("unknown_prompt", "prompt_name", error),
             _ => {
-                tracing::error!(error = %Causes(error), "no answer");
+                tracing::error!(exception = %Causes(error), "no answer");
                 Self::internal()
             }
         }

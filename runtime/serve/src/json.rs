@@ -163,7 +163,7 @@ fn unreadable(error: &axum::Error) -> ApiError {
         }
         cause = error.source();
     }
-    tracing::debug!(error = %Causes(error), "body cut off");
+    tracing::debug!(exception = %Causes(error), "body cut off");
     ApiError::new(
         StatusCode::BAD_REQUEST,
         "unreadable_body",

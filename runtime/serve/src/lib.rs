@@ -26,6 +26,7 @@ mod error;
 mod face;
 mod json;
 mod load;
+mod metrics;
 mod model;
 mod openapi;
 mod routes;

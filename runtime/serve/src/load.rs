@@ -8,8 +8,8 @@ use std::{
     time::Instant,
 };
 
-use pipeline::Pipeline;
-use telemetry::Causes;
+use pipeline::{ModelInfo, Pipeline};
+use telemetry::{Causes, Gauge, METRICS};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
@@ -110,9 +110,19 @@ enum Replaced {
 fn replace<P: Pipeline>(config: &Config, load: Load<P>, model: &Model<P>) -> Replaced {
     let outcome = load_model(config, load);
     let may_pass = outcome.as_ref().is_err_and(|failure| failure.may_pass);
-    if outcome.is_err() && matches!(model.state(), State::Ready(_)) {
+    let before = match model.state() {
+        State::Ready(pipeline) => Some(pipeline),
+        State::Loading | State::Failed(_) => None,
+    };
+    if outcome.is_err() && before.is_some() {
         tracing::warn!("the version before goes on");
     } else {
+        if let Some(before) = before {
+            model_info(before.model()).set(0.0);
+        }
+        if let Ok(pipeline) = &outcome {
+            model_info(pipeline.model()).set(1.0);
+        }
         model.set(outcome);
     }
     if may_pass { Replaced::NotYet } else { Replaced::Settled }
@@ -122,10 +132,14 @@ fn revision(config: &Config) -> Option<String> {
     match Bundle::revision(&config.model_uri, &config.model_options) {
         Ok(revision) => Some(revision),
         Err(error) => {
-            tracing::warn!(error = %Causes(&error), "no newer model is found");
+            tracing::warn!(exception = %Causes(&error), "no newer model is found");
             None
         }
     }
+}
+
+fn model_info(model: &ModelInfo) -> &'static Gauge {
+    METRICS.model_info.with([&model.name, &model.version, &model.digest])
 }
 
 /// Loads the pipeline and says in the log how it went.
@@ -139,12 +153,16 @@ pub(crate) fn load_model<P: Pipeline>(config: &Config, load: Load<P>) -> Result<
         Ok(pipeline) => {
             let model = pipeline.model();
             let load_ms = started.elapsed().as_secs_f64() * 1e3;
+            for status in ["success", "error"] {
+                METRICS.predictions_total.with([&model.name, status]);
+            }
             tracing::info!(model = model.name, version = model.version, load_ms, "model ready");
             Ok(pipeline)
         }
         Err(error) => {
+            METRICS.model_load_failures_total.with([]).add(1);
             tracing::error!(
-                error = %Causes(&*error),
+                exception = %Causes(&*error),
                 model_uri = config.model_uri,
                 "no model"
             );

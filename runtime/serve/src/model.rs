@@ -42,6 +42,9 @@ impl<P: Clone> Model<P> {
 
     /// From now on requests get this; those under way end with what they have.
     pub(crate) fn set(&self, outcome: Result<P, LoadFailure>) {
+        if outcome.is_ok() {
+            telemetry::ready();
+        }
         // What it replaces is dropped behind the lock: threads may have to end.
         let _replaced = self.state.send_replace(match outcome {
             Ok(pipeline) => State::Ready(pipeline),

@@ -21,7 +21,7 @@ use crate::{
     dialect::Dialect,
     endpoint::Endpoint,
     error::ApiError,
-    json, openapi,
+    json, metrics, openapi,
     service::Service,
 };
 
@@ -66,7 +66,7 @@ impl<P: Service> Routes<P> {
     /// All of it, and the document that says so.
     pub(crate) fn into_router(self, endpoint: &Endpoint<P>, gate: &Gate) -> Router {
         let abouts = self.operations.iter().map(|operation| operation.about.clone());
-        let abouts: Arc<[About]> = abouts.chain([openapi::about()]).collect();
+        let abouts: Arc<[About]> = abouts.chain([openapi::about(), metrics::about()]).collect();
         let mut paths: BTreeMap<&str, BTreeMap<&str, Vec<Operation<P>>>> = BTreeMap::new();
         for operation in self.operations {
             let About { path, method, .. } = operation.about;
@@ -78,6 +78,9 @@ impl<P: Service> Routes<P> {
             get(async move || openapi::document(&endpoint, &abouts))
         };
         let mut router = Router::new().route(openapi::PATH, document);
+        if endpoint.config.metrics_port.is_none() {
+            router = router.merge(metrics::router());
+        }
         for (path, methods) in paths {
             let mut route = MethodRouter::new();
             if methods.values().flatten().any(|operation| operation.has_action(true)) {

@@ -13,6 +13,7 @@ use crate::{
     edge::{self, Edge},
     endpoint::Endpoint,
     load::{self, LoadError, load_model},
+    metrics,
     model::Model,
     routes::Routes,
     service::Service,
@@ -66,7 +67,7 @@ pub(crate) fn begin(function: &'static str) -> Result<(Config, Action), ExitCode
         }
     };
     let config = Config::from_env(function).map_err(|error| refuse(&error.to_string()))?;
-    telemetry::init(config.log_format, &config.log_filter)
+    telemetry::init(function, config.log_format, &config.log_filter)
         .map_err(|error| refuse(&format!("RUST_LOG: {error}")))?;
     Ok((config, action))
 }
@@ -76,7 +77,7 @@ pub(crate) fn end(outcome: Result<(), LoadError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = %Causes(&*error), "stopped");
+            tracing::error!(exception = %Causes(&*error), "stopped");
             ExitCode::FAILURE
         }
     }
@@ -102,6 +103,11 @@ pub(crate) async fn serve<P: Service>(
         Platform::Http { port } => {
             let listener = edge::http::listen(port)?;
             tracing::info!(address = %listener.local_addr()?, "listening");
+            if let Some(port) = config.metrics_port {
+                let listener = edge::http::listen(port)?;
+                tracing::info!(address = %listener.local_addr()?, "listening for scrapes");
+                tokio::spawn(edge::http::serve_always(listener, metrics::router(), config.clone()));
+            }
             edge::http::serve(listener, app, edge, &config, stop).await;
         }
         Platform::Lambda => tokio::select! {

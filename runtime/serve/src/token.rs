@@ -104,6 +104,7 @@ impl Logins {
         let info = ModelInfo {
             name: FUNCTION.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: String::new(),
             max_input_tokens: 0,
         };
         Ok(Self(Arc::new(Shared {

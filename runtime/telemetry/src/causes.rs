@@ -8,7 +8,7 @@ use std::{error::Error, fmt};
 ///
 /// ```
 /// # let error = std::io::Error::other("disk full");
-/// tracing::error!(error = %sanderling_telemetry::Causes(&error), "not written");
+/// tracing::error!(exception = %sanderling_telemetry::Causes(&error), "not written");
 /// ```
 #[derive(Debug)]
 pub struct Causes<'a>(pub &'a (dyn Error + 'static));

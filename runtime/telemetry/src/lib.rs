@@ -6,10 +6,17 @@
 
 mod causes;
 mod log;
+mod metrics;
+mod request;
 mod secret;
 mod stages;
 
 pub use causes::Causes;
 pub use log::{LogError, LogFormat, init};
+pub use metrics::{
+    ALL, Counter, Definition, Exemplar, Family, Gauge, Histogram, Kind, MAX_SERIES, METRICS,
+    Metrics, PROCESS, TextFormat, scrape,
+};
+pub use request::{Facts, note, request};
 pub use secret::Secret;
-pub use stages::{Stage, StageTimer, stage, started, take_stages};
+pub use stages::{Stage, StageTimer, ready, stage, started, take_stages};

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::METRICS;
+
 static STARTED: OnceLock<Instant> = OnceLock::new();
 
 /// What has ended so far; `None` once it was taken.
@@ -50,6 +52,8 @@ impl Drop for StageTimer {
         let mut stages = STAGES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stages) = stages.as_mut() {
             stages.push(stage);
+            let seconds = METRICS.inference_cold_start_seconds.with([stage.name]);
+            seconds.set(stage.duration.as_secs_f64());
             tracing::debug!(
                 stage = stage.name,
                 start_ms = stage.start.as_secs_f64() * 1e3,
@@ -58,6 +62,15 @@ impl Drop for StageTimer {
             );
         }
     }
+}
+
+/// Says that the process can answer; the first time, its start is over.
+pub fn ready() {
+    static READY: OnceLock<()> = OnceLock::new();
+    READY.get_or_init(|| {
+        let start = STARTED.get().map(Instant::elapsed).unwrap_or_default();
+        METRICS.inference_cold_start_seconds.with(["total"]).set(start.as_secs_f64());
+    });
 }
 
 /// The stages until now, for the first answer; `None` for all others. Nothing is recorded behind

@@ -132,7 +132,9 @@ impl Arriving {
                     weights.arrival().complete();
                     match filling.map(Filling::commit).transpose() {
                         Ok(entry) => weights.arrival().keep(entry),
-                        Err(error) => tracing::warn!(%error, "the model is not kept in the cache"),
+                        Err(error) => {
+                            tracing::warn!(exception = %error, "the model is not kept in the cache")
+                        }
                     }
                 }
                 Err(error) => {

@@ -236,7 +236,7 @@ impl Bundle {
             match Self::of_entry(entry, &sha256) {
                 Ok(bundle) => return Ok(bundle),
                 Err(error) => {
-                    tracing::warn!(%error, "the kept model is damaged; it is fetched again");
+                    tracing::warn!(exception = %error, "the kept model is damaged; it is fetched again");
                     let _ = cache.remove(&sha256);
                 }
             }
@@ -245,7 +245,7 @@ impl Bundle {
             Ok(Fill::Made(entry)) => return Self::of_entry(entry, &sha256),
             Ok(Fill::Make(filling)) => Some(filling),
             Err(error) => {
-                tracing::warn!(%error, "the cache takes nothing; the model stays in memory");
+                tracing::warn!(exception = %error, "the cache takes nothing; the model stays in memory");
                 None
             }
         };
@@ -257,7 +257,7 @@ impl Bundle {
             Some(filling) => match arrive::Place::in_folder(&filling.partial, bytes) {
                 Ok(place) => (Some(place), Some(filling)),
                 Err(error) => {
-                    tracing::warn!(%error, "the cache takes no more; the model stays in memory");
+                    tracing::warn!(exception = %error, "the cache takes no more; the model stays in memory");
                     filling.abandon();
                     (None, None)
                 }
@@ -295,7 +295,7 @@ impl Bundle {
                 })
                 .and_then(|()| fs::write(folder.join(MANIFEST), &json));
             if let Err(error) = &written {
-                tracing::warn!(%error, "the model is not kept in the cache");
+                tracing::warn!(exception = %error, "the model is not kept in the cache");
             }
             written.is_ok()
         });
@@ -630,7 +630,7 @@ fn export_sha256(onnx: &Path, small: &[&[u8]], cache: &Cache) -> Result<String, 
     let graph = Weights::open(onnx).map_err(failed)?;
     let sha256 = digest::sha256([&[graph.as_ref()], small].concat());
     if let Err(error) = cache.write_note(&key, &sha256) {
-        tracing::debug!(%error, "the digest is not remembered");
+        tracing::debug!(exception = %error, "the digest is not remembered");
     }
     Ok(sha256)
 }

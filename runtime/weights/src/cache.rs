@@ -175,7 +175,7 @@ impl Filling {
         // Held from before the cache is tidied up.
         let entry = cache.get(key).ok_or(io::ErrorKind::NotFound)?;
         if let Err(error) = cache.evict() {
-            tracing::warn!(%error, "the cache is not tidied up");
+            tracing::warn!(exception = %error, "the cache is not tidied up");
         }
         Ok(entry)
     }

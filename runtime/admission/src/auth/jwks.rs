@@ -137,7 +137,7 @@ impl Jwks {
                 known.keys = Some(Arc::new(keys));
             }),
             Ok(Err(error)) => {
-                tracing::warn!(error = %Causes(&error), url = self.url, "no key set");
+                tracing::warn!(exception = %Causes(&error), url = self.url, "no key set");
             }
             Err(_) => tracing::warn!(url = self.url, "no key set in time"),
         }

@@ -78,6 +78,20 @@ pub enum AuthError {
     KeysUnavailable,
 }
 
+impl AuthError {
+    /// As a metric calls it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Expired => "expired",
+            Self::Invalid { .. } => "invalid",
+            Self::Forbidden => "forbidden",
+            Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+}
+
 const fn invalid(reason: &'static str) -> AuthError {
     AuthError::Invalid { reason }
 }

@@ -112,7 +112,7 @@ impl Users {
                     *known = read;
                 }
                 Err(error) => {
-                    tracing::error!(error = %Causes(&error), "users not read again");
+                    tracing::error!(exception = %Causes(&error), "users not read again");
                     known.modified = modified;
                 }
             }

@@ -8,6 +8,7 @@ mod window;
 use std::{sync::Arc, time::Duration};
 
 use ring::digest::{Context, SHA256};
+use telemetry::METRICS;
 
 use self::{
     memory::Memory,
@@ -88,6 +89,9 @@ impl Limiter {
         let memory = Memory::new(rates.longest_window());
         let failure = redis.as_ref().map_or(RedisFailure::Local, |options| options.failure);
         let redis = redis.map(Redis::start);
+        for role in rates.roles() {
+            METRICS.rate_limited_total.with([role]);
+        }
         Self(Arc::new(Shared { name: name.to_owned(), rates, memory, redis, failure }))
     }
 
@@ -113,6 +117,7 @@ impl Limiter {
             let closest = of_each().map(standing).min_by(|a, b| share(a).total_cmp(&share(b)));
             return Ok(closest);
         }
+        METRICS.rate_limited_total.with([self.0.rates.listed(&caller.role)]).add(1);
         match of_each().max_by_key(|(_, of)| of.wait) {
             Some(longest) => Err(LimitError::Exceeded {
                 standing: standing(longest),
@@ -149,11 +154,15 @@ impl Limiter {
         let key = self.key(caller);
         let costs: Vec<u64> = rates.iter().map(cost).collect();
         if let Some(redis) = &self.0.redis {
-            match (redis.take(&self.0.name, key, rates, &costs, whatever).await, self.0.failure) {
-                (Some(decision), _) => return Ok(Some(decision)),
-                (None, RedisFailure::Allow) => return Ok(None),
-                (None, RedisFailure::Deny) => return Err(LimitError::Unavailable),
-                (None, RedisFailure::Local) => {}
+            let decision = redis.take(&self.0.name, key, rates, &costs, whatever).await;
+            if decision.is_some() {
+                return Ok(decision);
+            }
+            METRICS.redis_failures_total.with([]).add(1);
+            match self.0.failure {
+                RedisFailure::Allow => return Ok(None),
+                RedisFailure::Deny => return Err(LimitError::Unavailable),
+                RedisFailure::Local => {}
             }
         }
         Ok(Some(self.0.memory.take(key, rates, &costs, whatever)))

@@ -11,6 +11,9 @@ const MAX_WINDOW: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most limits of all roles together.
 const MAX_RATES: usize = 64;
 
+/// Roles that are not named.
+const OTHERS: &str = "other";
+
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -139,6 +142,16 @@ impl RateLimits {
     pub(crate) fn of(&self, role: &str) -> &[Rate] {
         let named = self.roles.iter().find(|(known, _)| known == role);
         named.map_or(&self.others, |(_, rates)| rates)
+    }
+
+    /// Roles that are named, and what stands for all others.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &str> {
+        self.roles.iter().map(|(role, _)| role.as_str()).chain([OTHERS])
+    }
+
+    /// `role` if it is named, else what stands for all others: tokens may say what they like.
+    pub(crate) fn listed(&self, role: &str) -> &str {
+        self.roles().find(|known| *known == role).unwrap_or(OTHERS)
     }
 
     /// Whether there are none.

@@ -10,7 +10,7 @@ use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult, Script, ScriptInvocation,
     aio::MultiplexedConnection,
 };
-use telemetry::{Causes, Secret};
+use telemetry::{Causes, METRICS, Secret};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -127,7 +127,7 @@ impl Redis {
                 }
                 // Read only, out of memory: what it says for itself.
                 Err(error) => {
-                    tracing::warn!(error = %Causes(&error), "Redis refuses");
+                    tracing::warn!(exception = %Causes(&error), "Redis refuses");
                     return None;
                 }
             }
@@ -208,14 +208,16 @@ async fn keep_up(options: RedisOptions, link: watch::Sender<Link>) {
                 number += 1;
                 up_since = Some(Instant::now());
                 tracing::info!("connected to Redis");
+                METRICS.redis_up.with([]).set(1.0);
                 link.send_replace(Link::Up(number, connection));
                 continue;
             }
             Ok(Err(error)) => Causes(&error).to_string(),
             Err(_) => "no connection in time".to_owned(),
         };
+        METRICS.redis_up.with([]).set(0.0);
         if !is_told {
-            tracing::warn!(error, "Redis does not answer");
+            tracing::warn!(exception = error, "Redis does not answer");
             is_told = true;
         }
         link.send_replace(Link::Down);

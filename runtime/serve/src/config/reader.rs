@@ -57,7 +57,15 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         bounds: RangeInclusive<usize>,
         unset: impl Fn() -> usize,
     ) -> usize {
-        if self.text(setting).is_empty() { unset() } else { self.number(setting, bounds) }
+        self.optional_number(setting, bounds).unwrap_or_else(unset)
+    }
+
+    pub(super) fn optional_number(
+        &mut self,
+        setting: &Setting,
+        bounds: RangeInclusive<usize>,
+    ) -> Option<usize> {
+        (!self.text(setting).is_empty()).then(|| self.number(setting, bounds))
     }
 
     /// One of `choices`; the first stands for a mistake.

@@ -22,6 +22,8 @@ pub(super) const fn setting(
 
 pub(super) const PORT: Setting =
     setting("PORT", "8080", "TCP port for HTTP/1.1 and h2c; 0 takes a free one");
+pub(super) const METRICS_PORT: Setting =
+    setting("METRICS_PORT", "", "TCP port of GET /metrics (default: PORT)");
 pub(super) const MODEL_URI: Setting = setting(
     "MODEL_URI",
     "",
@@ -108,8 +110,9 @@ pub(super) const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events a
 pub(super) const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
-const SETTINGS: [Setting; 29] = [
+const SETTINGS: [Setting; 30] = [
     PORT,
+    METRICS_PORT,
     MODEL_URI,
     MODEL_RELOAD,
     CACHE_DIR,
@@ -142,8 +145,9 @@ const SETTINGS: [Setting; 29] = [
 const LOG_SETTINGS: [Setting; 2] = [RUST_LOG, LOG_FORMAT];
 
 /// Those of a function without a model that are not about tokens.
-const EDGE_SETTINGS: [Setting; 10] = [
+const EDGE_SETTINGS: [Setting; 11] = [
     PORT,
+    METRICS_PORT,
     NUM_THREADS,
     MAX_CONCURRENT_REQUESTS,
     MAX_CONNECTIONS,

@@ -266,7 +266,7 @@ impl Connections {
             match event {
                 Event::Ended(Ok(())) => return,
                 Event::Ended(Err(error)) => {
-                    tracing::debug!(error = %Causes(&*error), "connection ended early");
+                    tracing::debug!(exception = %Causes(&*error), "connection ended early");
                     return;
                 }
                 Event::Moved => {

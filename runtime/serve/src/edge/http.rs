@@ -80,6 +80,11 @@ pub(crate) async fn serve(
     }
 }
 
+/// Serves `app` until the process ends.
+pub(crate) async fn serve_always(listener: TcpListener, app: Router, config: Config) -> Infallible {
+    Server::new(app, &config).accept_all(&listener).await
+}
+
 /// The port, opened. Connections that come faster than they are accepted wait, up to the system's
 /// limit; without a place to wait they would lose a second each.
 pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
@@ -149,7 +154,7 @@ impl Server {
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             return;
         }
-        tracing::warn!(error = %Causes(error), "no connection accepted");
+        tracing::warn!(exception = %Causes(error), "no connection accepted");
         self.connections.make_room();
         sleep(ACCEPT_PAUSE).await;
     }

@@ -1,11 +1,12 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, header::CONNECTION},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header::CONNECTION},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use telemetry::{Facts, METRICS};
 use tokio::time::timeout;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
@@ -42,20 +43,12 @@ pub(super) async fn answer<P: Service>(
     let uri = request.uri().clone();
     let span = info_span!("request", request_id = request_id.to_str().unwrap_or_default());
 
-    let mut response = async {
-        let response = within_limits(&edge, &model, route, request, next).await;
-        let response = dialect::render(response, uri.path());
-        tracing::info!(
-            method = method.as_str(),
-            route = route.unwrap_or("none"),
-            status = response.status().as_u16(),
-            duration_ms = started.elapsed().as_secs_f64() * 1e3,
-            "request done"
-        );
-        response
-    }
-    .instrument(span)
-    .await;
+    let answer = within_limits(&edge, &model, route, request, next);
+    let (response, facts) = telemetry::request(answer).instrument(span.clone()).await;
+    let mut response = dialect::render(response, uri.path());
+    let route = route.unwrap_or("none");
+    span.in_scope(|| log(&method, route, response.status(), started.elapsed(), &facts));
+    count(&method, route, response.status(), started.elapsed());
     response.headers_mut().insert(REQUEST_ID, request_id);
     if response.status().is_success()
         && response.headers().contains_key(SERVER_TIMING)
@@ -64,6 +57,36 @@ pub(super) async fn answer<P: Service>(
         response.headers_mut().append(SERVER_TIMING, timing);
     }
     response
+}
+
+/// The one line of a request: what was asked and answered, never a text.
+fn log(method: &Method, route: &str, status: StatusCode, duration: Duration, facts: &Facts) {
+    let millis = |duration: Duration| duration.as_micros() as f64 / 1e3;
+    let is_call = facts.num_texts > 0;
+    tracing::info!(
+        method = method.as_str(),
+        route,
+        status = status.as_u16(),
+        duration_ms = millis(duration),
+        texts = is_call.then_some(facts.num_texts),
+        text_length = is_call.then_some(facts.text_length),
+        tokens = is_call.then_some(facts.num_tokens),
+        label = facts.label,
+        tokenization_ms = is_call.then_some(millis(facts.tokenization)),
+        queue_ms = is_call.then_some(millis(facts.queue)),
+        forward_ms = is_call.then_some(millis(facts.forward)),
+        "request done"
+    );
+}
+
+fn count(method: &Method, route: &str, status: StatusCode, duration: Duration) {
+    // Callers make methods up as they like.
+    let method = match *method {
+        Method::GET | Method::POST | Method::HEAD | Method::OPTIONS => method.as_str(),
+        _ => "other",
+    };
+    METRICS.http_requests_total.with([method, route, status.as_str()]).add(1);
+    METRICS.http_request_duration_seconds.with([method, route]).observe(duration.as_secs_f64());
 }
 
 /// The answer, in time and if there is room for it; says so if the connection ends with it.

@@ -19,6 +19,13 @@ impl Endpoint<Classifier> {
             return Err(ApiError::field("out_of_range", "top_k", "0 is below 1").with_limit(1));
         }
         let classified = self.pipeline().await?.classify(checked, options).await;
-        classified.map_err(|error| ApiError::of_pipeline(&error, |index| texts.name(index)))
+        let classified =
+            classified.map_err(|error| ApiError::of_pipeline(&error, |index| texts.name(index)))?;
+        if let [row] = &*classified.rows
+            && let Some(best) = row.first()
+        {
+            telemetry::note(|facts| facts.label = Some(best.label.clone()));
+        }
+        Ok(classified)
     }
 }

@@ -53,7 +53,7 @@ impl Folder {
         // Held until the file is written, so that of two who expect the same one is refused.
         let lock = File::open(folder)?;
         if let Err(error) = lock.lock() {
-            tracing::debug!(%error, "the folder knows no locks");
+            tracing::debug!(exception = %error, "the folder knows no locks");
         }
         let is_expected = match expected {
             Expected::Anything => true,

@@ -10,6 +10,7 @@ mod s3;
 use std::{error::Error, fmt, ops::Range, path::PathBuf, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
+use telemetry::METRICS;
 
 use crate::{Access, WeightsError, uri::Place};
 
@@ -87,17 +88,21 @@ pub(crate) enum Body {
 impl Body {
     /// The next piece; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
-        match self {
-            Self::File(pieces) => pieces.next(),
-            Self::Http(response) => response
-                .chunk()
-                .await
-                .map_err(|error| StoreError::Interrupted(error.into()))
-                .transpose(),
-            Self::S3(stream) => {
-                Some(stream.next().await?.map_err(|error| StoreError::Interrupted(error.into())))
+        let interrupted = |error| StoreError::Interrupted(error);
+        let (store, piece) = match self {
+            Self::File(pieces) => ("folder", pieces.next()?),
+            Self::Http(response) => {
+                let piece = response.chunk().await.transpose()?;
+                ("http", piece.map_err(|error| interrupted(error.into())))
             }
+            Self::S3(stream) => {
+                ("s3", stream.next().await?.map_err(|error| interrupted(error.into())))
+            }
+        };
+        if let Ok(piece) = &piece {
+            METRICS.weights_fetched_bytes_total.with([store]).add(piece.len() as u64);
         }
+        Some(piece)
     }
 }
 
