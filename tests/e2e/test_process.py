@@ -2,15 +2,18 @@
 
 import concurrent.futures
 import itertools
+import json
 import os
 import shutil
 import socket
 import threading
 import time
+from datetime import datetime
 
 import httpx
 import pytest
 from function import ROOT, run_to_end, running
+from tokens import SECRET, token
 
 MODEL = ROOT / "functions" / "predict" / "model"
 LONG = "An uneven film that never quite decides what it wants to be. " * 80
@@ -191,23 +194,50 @@ def test_sigterm_under_load_loses_no_request_sent_before():
         assert sum(call.result() for call in calls) > 8
 
 
-def test_logs_are_json_with_ids_and_without_texts():
-    with running(RUST_LOG="debug") as function:
+def test_a_request_has_one_line_with_what_it_took():
+    with running() as function:
         function.wait_until_healthy()
         httpx.post(
             f"{function.url}/predict",
-            json={"text": "a secret opinion"},
+            json={"text": "What a film!"},
             headers={"x-request-id": "id-1"},
         )
+        function.predict(text="")
         assert function.terminate() == 0
-        logs = function.read_logs()
-        done = next(line for line in logs if line.get("route") == "/predict")
-        assert (
-            done["message"] == "request done" and done["status"] == 200 and done["duration_ms"] > 0
-        )
-        assert done["spans"][0]["request_id"] == "id-1"
-        assert {"timestamp", "level", "target"} <= done.keys()
-        assert not any("secret" in str(line) for line in logs)
+        lines = [line for line in function.read_logs() if line.get("route") == "/predict"]
+        done, refused = lines
+        assert done["message"] == refused["message"] == "request done"
+        assert (done["level"], done["function"], done["method"]) == ("INFO", "predict", "POST")
+        assert (done["status"], refused["status"]) == (200, 422)
+        assert done["request_id"] == "id-1"
+        assert len(refused["request_id"]) == 32
+        assert (done["texts"], done["text_length"], done["tokens"]) == (1, 12, 6)
+        assert done["label"] == "POSITIVE"
+        assert done["module"].startswith("sanderling")
+        assert datetime.fromisoformat(done["timestamp"]).tzinfo is not None
+        took = [done[f"{stage}_ms"] for stage in ["tokenization", "queue", "forward"]]
+        assert 0 < sum(took) < done["duration_ms"]
+        assert not {"texts", "label", "forward_ms"} & refused.keys()
+
+
+def test_no_level_logs_a_text_a_token_or_a_secret():
+    planted = {"text": "swordfish opinion", "token": token(sub="goldfish"), "secret": SECRET}
+    settings = {"AUTH": "jwt", "JWT_SECRET": SECRET, "HF_TOKEN": "hf_codfish"}
+    with running(RUST_LOG="trace", **settings) as function:
+        function.wait_until_healthy()
+        headers = {"authorization": f"Bearer {planted['token']}"}
+        for body in [{"text": planted["text"]}, {"inputs": [["a", planted["text"]], ["b"]]}]:
+            answer = httpx.post(f"{function.url}/predict", json=body, headers=headers)
+            assert answer.status_code == 200
+        for content in [b'{"text": "swordfish', b'{"text": 1, "swordfish": 2}']:
+            httpx.post(f"{function.url}/predict", content=content, headers=headers)
+        httpx.post(f"{function.url}/predict?x=swordfish", json={"text": "swordfish <script"})
+        assert function.terminate() == 0
+        log = json.dumps(function.read_logs())
+        assert "token refused" in log or "request done" in log
+        signature = planted["token"].rsplit(".", 1)[1]
+        for secret in ["swordfish", "goldfish", "codfish", signature, SECRET]:
+            assert secret not in log
 
 
 def test_a_port_in_use_ends_the_process_with_the_reason():

@@ -81,8 +81,13 @@ impl Ascii {
             Text::One(text) => (&[text], &self.templates[0]),
             Text::Pair(first, second) => (&[first, second], &self.templates[1]),
         };
-        let mut encoding =
-            Encoding { input_ids: Vec::new(), token_type_ids: Vec::new(), truncated: false };
+        // Most words have more letters than that, and a space behind them.
+        let num_ids = 4 + text.len() / 4;
+        let mut encoding = Encoding {
+            input_ids: Vec::with_capacity(num_ids),
+            token_type_ids: Vec::with_capacity(num_ids),
+            truncated: false,
+        };
         for &(id, segment) in template {
             let input_ids = &mut encoding.input_ids;
             match TEXTS.iter().position(|&text| text == id) {

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderName, HeaderValue, header::CONTENT_TYPE},
+    http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE},
     response::Response,
 };
 use pipeline::{Timing, Usage};
@@ -49,6 +49,7 @@ impl<T: Serialize> Answer<T> {
             ApiError::internal()
         })?;
         let mut response = Response::new(Body::from(json));
+        *response.headers_mut() = HeaderMap::with_capacity(NUM_HEADERS);
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         if let Some(usage) = &self.usage {
@@ -89,7 +90,6 @@ pub(crate) fn write_usage(response: &mut Response, usage: &Usage, total: Duratio
     });
     let values = Bytes::from(values);
     let headers = response.headers_mut();
-    headers.reserve(NUM_HEADERS);
     for (name, place) in numbers.into_iter().chain([(SERVER_TIMING, stages)]) {
         if let Ok(value) = HeaderValue::from_maybe_shared(values.slice(place)) {
             headers.insert(name, value);

@@ -24,6 +24,8 @@ mod edge;
 mod endpoint;
 mod error;
 mod face;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod json;
 mod load;
 mod metrics;

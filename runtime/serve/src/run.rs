@@ -1,5 +1,6 @@
 use std::{io::Write, process::ExitCode};
 
+use axum::Router;
 use pipeline::Pipeline;
 use telemetry::Causes;
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,9 +95,7 @@ pub(crate) async fn serve<P: Service>(
 ) -> Result<(), LoadError> {
     let stop = stop_signal()?;
     let edge = Edge::new(&config);
-    let endpoint = Endpoint::new(function, model.clone(), config.clone());
-    let gate = Gate::new(function, &config);
-    let app = edge.app(routes.into_router(&endpoint, &gate), model);
+    let app = app(function, config.clone(), routes, model, &edge);
     let platform = config.platform;
     load(config.clone())?;
     match platform {
@@ -117,6 +116,19 @@ pub(crate) async fn serve<P: Service>(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// All that answers a request, once somebody has read its head.
+pub(crate) fn app<P: Service>(
+    function: &'static str,
+    config: Config,
+    routes: Routes<P>,
+    model: Model<P>,
+    edge: &Edge,
+) -> Router {
+    let gate = Gate::new(function, &config);
+    let endpoint = Endpoint::new(function, model.clone(), config);
+    edge.app(routes.into_router(&endpoint, &gate), model)
 }
 
 /// Ends at the first SIGTERM or SIGINT.

@@ -17,6 +17,6 @@ pub use metrics::{
     ALL, Counter, Definition, Exemplar, Family, Gauge, Histogram, Kind, MAX_SERIES, METRICS,
     Metrics, PROCESS, TextFormat, scrape,
 };
-pub use request::{Facts, note, request};
+pub use request::{Facts, facts, note, request};
 pub use secret::Secret;
 pub use stages::{Stage, StageTimer, ready, stage, started, take_stages};

@@ -1,14 +1,14 @@
 use std::{fmt, io::IsTerminal, panic};
 
+use crate::request::with_id;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
     EnvFilter,
-    field::RecordFields,
     fmt::{
-        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        FmtContext, FormatEvent, FormatFields,
         format::Writer,
         time::{FormatTime, SystemTime},
     },
@@ -63,10 +63,11 @@ pub fn init(function: &'static str, format: LogFormat, filter: &str) -> Result<(
         .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
     match format {
-        LogFormat::Json => {
-            builder.event_format(Json { function }).fmt_fields(JsonFields).finish().try_init()
+        LogFormat::Json => builder.event_format(Json { function }).finish().try_init(),
+        LogFormat::Text => {
+            let ansi = std::io::stdout().is_terminal();
+            builder.with_ansi(ansi).map_event_format(Text).finish().try_init()
         }
-        LogFormat::Text => builder.with_ansi(std::io::stdout().is_terminal()).finish().try_init(),
     }
     .map_err(|_| LogError::AlreadyStarted)?;
     panic::set_hook(Box::new(|panic| {
@@ -91,7 +92,7 @@ where
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        _: &FmtContext<'_, S, N>,
         mut line: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -107,32 +108,45 @@ where
             Level::TRACE => "TRACE",
         })?;
         line.write_char('"')?;
-        JsonFields.format_fields(line.by_ref(), event)?;
+        let mut fields = Fields { line: line.by_ref(), outcome: Ok(()) };
+        event.record(&mut fields);
+        fields.outcome?;
         line.write_str(",\"module\":\"")?;
         line.write_str(metadata.target())?;
         line.write_str("\",\"function\":\"")?;
         line.write_str(self.function)?;
         line.write_char('"')?;
-        for span in context.event_scope().into_iter().flatten() {
-            if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
-                line.write_str(fields)?;
-            }
-        }
+        with_id(|id| -> fmt::Result {
+            line.write_str(",\"request_id\":\"")?;
+            fmt::Write::write_str(&mut Escaped(&mut line), id)?;
+            line.write_char('"')
+        })
+        .unwrap_or(Ok(()))?;
         line.write_str("}\n")
     }
 }
 
-/// Fields as the rest of a JSON object that has some already.
-struct JsonFields;
+/// The library's lines, behind the id of the request they belong to.
+struct Text<F>(F);
 
-impl<'writer> FormatFields<'writer> for JsonFields {
-    fn format_fields<R: RecordFields>(&self, line: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut visitor = Fields { line, outcome: Ok(()) };
-        fields.record(&mut visitor);
-        visitor.outcome
+impl<S, N, F> FormatEvent<S, N> for Text<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        with_id(|id| write!(line, "{id} ")).unwrap_or(Ok(()))?;
+        self.0.format_event(context, line, event)
     }
 }
 
+/// Fields as the rest of a JSON object that has some already.
 struct Fields<'writer> {
     line: Writer<'writer>,
     outcome: fmt::Result,
@@ -215,7 +229,7 @@ mod tests {
         sync::{Arc, Mutex},
     };
 
-    use tracing::{info, info_span, subscriber::with_default, warn};
+    use tracing::{info, subscriber::with_default, warn};
 
     use super::*;
 
@@ -238,7 +252,6 @@ mod tests {
         let subscriber = tracing_subscriber::fmt()
             .with_writer(move || written.clone())
             .event_format(Json { function: "predict" })
-            .fmt_fields(JsonFields)
             .finish();
         with_default(subscriber, log);
         let bytes = lines.0.lock().unwrap().clone();
@@ -248,10 +261,11 @@ mod tests {
 
     #[test]
     fn a_line_has_the_fields_of_its_event_and_its_request() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let lines = lines(|| {
-            info_span!("request", request_id = "r-1", trace_id = "abc").in_scope(|| {
+            runtime.block_on(crate::request("r-1".into(), async {
                 info!(status = 200, duration_ms = 0.5, is_last = true, "request done");
-            });
+            }));
             warn!(exception = %"cut off", nothing = f64::NAN, below = -1, "no {}", "model");
         });
         let line = &lines[0];
@@ -260,7 +274,7 @@ mod tests {
         assert_eq!(line["message"], "request done");
         assert_eq!(line["module"], module_path!());
         assert_eq!(line["function"], "predict");
-        assert_eq!([&line["request_id"], &line["trace_id"]], ["r-1", "abc"]);
+        assert_eq!(line["request_id"], "r-1");
         assert_eq!((&line["status"], &line["duration_ms"]), (&200.into(), &0.5.into()));
         assert_eq!(line["is_last"], true);
         assert_eq!([&lines[1]["exception"], &lines[1]["message"]], ["cut off", "no model"]);

@@ -1,9 +1,15 @@
 //! What is known of a request, wherever in its task it becomes known.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 tokio::task_local! {
-    static FACTS: RefCell<Facts>;
+    static REQUEST: Request;
+}
+
+#[derive(Debug)]
+struct Request {
+    id: Arc<str>,
+    facts: RefCell<Facts>,
 }
 
 /// What a request's line, its spans and its metrics say of it.
@@ -25,20 +31,25 @@ pub struct Facts {
     pub forward: Duration,
 }
 
-/// Runs `future` as a request, and gives what became known in it.
-pub async fn request<F: Future>(future: F) -> (F::Output, Facts) {
-    let facts = RefCell::default();
-    FACTS
-        .scope(facts, async {
-            let output = future.await;
-            (output, FACTS.with(RefCell::take))
-        })
-        .await
+/// Runs `future` as the request that lines of the log call `id`.
+pub async fn request<F: Future>(id: Arc<str>, future: F) -> F::Output {
+    REQUEST.scope(Request { id, facts: RefCell::default() }, future).await
+}
+
+/// What is known of the request whose task this is; nothing of none.
+#[must_use]
+pub fn facts() -> Facts {
+    REQUEST.try_with(|request| request.facts.borrow().clone()).unwrap_or_default()
+}
+
+/// Gives the id of the request whose task this is to `read`, if it is one's.
+pub(crate) fn with_id<T>(read: impl FnOnce(&str) -> T) -> Option<T> {
+    REQUEST.try_with(|request| read(&request.id)).ok()
 }
 
 /// Adds to what is known of the request whose task this is, if it is one's.
 pub fn note(change: impl FnOnce(&mut Facts)) {
-    let _ = FACTS.try_with(|facts| change(&mut facts.borrow_mut()));
+    let _ = REQUEST.try_with(|request| change(&mut request.facts.borrow_mut()));
 }
 
 #[cfg(test)]
@@ -48,14 +59,16 @@ mod tests {
     #[tokio::test]
     async fn each_request_knows_its_own() {
         let of = |num_texts| {
-            request(async move {
+            request("r".into(), async move {
                 note(|facts| facts.num_texts += num_texts);
                 tokio::task::yield_now().await;
                 note(|facts| facts.num_texts += num_texts);
+                facts()
             })
         };
-        let (((), one), ((), two)) = tokio::join!(of(1), of(10));
+        let (one, two) = tokio::join!(of(1), of(10));
         assert_eq!((one.num_texts, two.num_texts), (2, 20));
         note(|facts| facts.num_texts += 1);
+        assert_eq!(facts(), Facts::default());
     }
 }

@@ -86,6 +86,15 @@ impl Jwks {
         Self { url, client: OnceCell::new(), known, fetching: Mutex::new(()) }
     }
 
+    /// As if `json` had just been fetched.
+    #[cfg(fuzzing)]
+    pub(super) fn of_key_set(json: &[u8]) -> Option<Self> {
+        let now = Some(Instant::now());
+        let known =
+            Known { keys: Some(Arc::new(Keys::parse(json).ok()?)), fetched: now, tried: now };
+        Some(Self { known: RwLock::new(known), ..Self::new(String::new()) })
+    }
+
     /// Fetches the keys if nobody has.
     pub(super) async fn prefetch(self: Arc<Self>) {
         let _turn = self.fetching.lock().await;

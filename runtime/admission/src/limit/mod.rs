@@ -12,7 +12,7 @@ use telemetry::METRICS;
 
 use self::{
     memory::Memory,
-    rates::Rate,
+    rates::{MAX_COUNT, Rate},
     redis::Redis,
     window::{Decision, Use},
 };
@@ -136,6 +136,8 @@ impl Limiter {
     /// Counts `num_tokens` that the model has read for `caller`, even beyond the limit: it is known
     /// only when it is done, and whoever went over waits the longer.
     pub async fn charge(&self, caller: &Caller, num_tokens: u64) {
+        // More than any limit is as good as the largest, and sums of it still fit their type.
+        let num_tokens = num_tokens.min(MAX_COUNT);
         let cost = |rate: &Rate| if rate.unit == Unit::Tokens { num_tokens } else { 0 };
         // Whoever cannot be charged is not refused an answer that it has.
         let _ = self.take(caller, self.0.rates.of(&caller.role), cost, true).await;
@@ -264,6 +266,16 @@ mod tests {
         limiter.charge(&ada, 30).await;
         let refusal = limiter.admit(&ada).await.unwrap_err();
         assert_eq!(refusal.to_string(), "the limit of 10 tokens is reached");
+    }
+
+    #[tokio::test]
+    async fn no_sum_of_charges_is_too_large() {
+        let limiter = limiter("user=10 tokens/h");
+        let ada = caller("ada", "user");
+        for _ in 0..3 {
+            limiter.charge(&ada, u64::MAX).await;
+        }
+        assert!(limiter.admit(&ada).await.is_err());
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, str::FromStr, time::Duration};
 
 /// Most of something in one window.
-const MAX_COUNT: u64 = 1_000_000_000;
+pub(crate) const MAX_COUNT: u64 = 1_000_000_000;
 
 /// Longest window.
 const MAX_WINDOW: Duration = Duration::from_secs(30 * 24 * 3600);

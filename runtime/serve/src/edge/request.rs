@@ -6,9 +6,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use telemetry::{Facts, METRICS};
+use telemetry::METRICS;
 use tokio::time::timeout;
-use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::{Edge, Place, upload::Upload};
@@ -41,14 +40,16 @@ pub(super) async fn answer<P: Service>(
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map(MatchedPath::as_str);
     let uri = request.uri().clone();
-    let span = info_span!("request", request_id = request_id.to_str().unwrap_or_default());
-
-    let answer = within_limits(&edge, &model, route, request, next);
-    let (response, facts) = telemetry::request(answer).instrument(span.clone()).await;
-    let mut response = dialect::render(response, uri.path());
-    let route = route.unwrap_or("none");
-    span.in_scope(|| log(&method, route, response.status(), started.elapsed(), &facts));
-    count(&method, route, response.status(), started.elapsed());
+    let id = request_id.to_str().unwrap_or_default().into();
+    let mut response = telemetry::request(id, async {
+        let response = within_limits(&edge, &model, route, request, next).await;
+        let response = dialect::render(response, uri.path());
+        let (route, duration) = (route.unwrap_or("none"), started.elapsed());
+        log(&method, route, response.status(), duration);
+        count(&method, route, response.status(), duration);
+        response
+    })
+    .await;
     response.headers_mut().insert(REQUEST_ID, request_id);
     if response.status().is_success()
         && response.headers().contains_key(SERVER_TIMING)
@@ -60,7 +61,8 @@ pub(super) async fn answer<P: Service>(
 }
 
 /// The one line of a request: what was asked and answered, never a text.
-fn log(method: &Method, route: &str, status: StatusCode, duration: Duration, facts: &Facts) {
+fn log(method: &Method, route: &str, status: StatusCode, duration: Duration) {
+    let facts = telemetry::facts();
     let millis = |duration: Duration| duration.as_micros() as f64 / 1e3;
     let is_call = facts.num_texts > 0;
     tracing::info!(
