@@ -8,7 +8,7 @@ import sam
 from knative_schema import quantity
 from kustomize import FOLDERS, render
 
-CONFIG = Path(__file__).parents[2] / "runtime/serve/src/config.rs"
+CONFIG = Path(__file__).parents[2] / "runtime/serve/src/config/settings.rs"
 
 
 def settings() -> set[str]:
