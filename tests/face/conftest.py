@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
 
 from function import EMBED, PREDICT, RERANK, ROOT, running
+from tokens import SECRET
 
 # rerank has no model of its own; these weights are seeded.
 RERANKER = ROOT / "tests" / "conformance" / "fixtures" / "reranker"
@@ -29,6 +30,7 @@ def functions():
             "predict": stack.enter_context(running(binary=PREDICT)),
             "embed": stack.enter_context(running(binary=EMBED)),
             "rerank": stack.enter_context(running(binary=RERANK, MODEL_URI=RERANKER)),
+            "secured": stack.enter_context(running(AUTH="jwt", JWT_SECRET=SECRET)),
         }
         for function in all_.values():
             function.wait_until_healthy()

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from conftest import VIEWS
 from playwright.sync_api import expect
+from tokens import token
 
 FUNCTIONS = ["predict", "embed", "rerank"]
 both_schemes = pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -206,6 +207,45 @@ def test_a_function_with_a_route_of_its_own_gets_its_body_from_its_schema(visit,
     page.click("#send")
     expect(page.locator("#answer")).to_contain_text('"label": "POSITIVE"')
     expect(page.get_by_role("tabpanel")).to_contain_text(f"{url}/spam")
+
+
+def test_a_function_that_needs_a_token_gets_the_one_that_is_typed_in(visit, functions):
+    page = visit("secured")
+    page.get_by_label("Token").fill(token())
+    send(page)
+    assert answers(page)[0] == "POSITIVE"
+    # No longer polled without one: what waits is seen from now on.
+    expect(page.locator("#strip div").first).to_be_visible()
+    languages = page.get_by_role("tab")
+    for language in languages.all():
+        language.click()
+        code = page.get_by_role("tabpanel").text_content()
+        assert "Bearer" in code and token() not in code
+    languages.nth(1).click()
+    code = page.get_by_role("tabpanel").text_content()
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"TOKEN": token()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ast.literal_eval(ran.stdout)[0]["label"] == "POSITIVE"
+    assert functions["secured"].predict(text="a").status_code == 401
+
+
+def test_the_docs_send_the_token_that_is_typed_in(visit):
+    page = visit("secured", "/docs")
+    page.get_by_label("Token").fill(token())
+    operation = page.locator("#post-predict")
+    operation.locator("> summary").click()
+    operation.get_by_role("button", name="Send").click()
+    expect(operation.locator("[data-status]")).to_contain_text("200")
+
+
+def test_without_tokens_nobody_is_asked_for_one(visit):
+    for path in ["/", "/docs"]:
+        expect(visit("predict", path).locator("#credentials")).to_be_hidden()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
