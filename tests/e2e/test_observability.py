@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from function import EMBED, PREDICT, RERANK, ROOT, running
 from metrics import families
+from picture import draw
 from redis_server import redis_server
 from tokens import SECRET, token
 
@@ -74,6 +76,20 @@ class Prometheus:
         assert answer.status_code == 200, f"{expression}: {answer.text}"
         return answer.json()["data"]["result"]
 
+    def query_range(self, expression: str) -> list[tuple[dict, list[float], list[float]]]:
+        """The series of `expression` while there was load."""
+        now = time.time()
+        parameters = {"query": faster(expression), "start": now - LOAD_SECS + 10, "end": now}
+        answer = httpx.get(f"{self.url}/api/v1/query_range", params=parameters | {"step": "500ms"})
+        return [
+            (
+                series["metric"],
+                [time for time, value in series["values"] if value != "NaN"],
+                [float(value) for _, value in series["values"] if value != "NaN"],
+            )
+            for series in answer.json()["data"]["result"]
+        ]
+
     def wait_for(self, expression: str) -> None:
         deadline = time.monotonic() + 30
         while not self.query(expression):
@@ -82,15 +98,15 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, targets: dict[str, dict[str, int]]):
-    """A real one with the files of the repository; `targets` are the ports of its jobs' targets."""
+def prometheus(folder: Path, targets: dict[str, list[tuple[int, dict]]]):
+    """A real one with the files of the repository; its jobs have `targets`, by port and labels."""
     config = yaml.safe_load(faster((FILES / "prometheus.yml").read_text()))
     for job in config["scrape_configs"]:
         # Debian's Prometheus knows no Kubernetes.
         del job["kubernetes_sd_configs"], job["relabel_configs"]
         job["static_configs"] = [
-            {"targets": [f"127.0.0.1:{port}"], "labels": {"function": function, "pod": function}}
-            for function, port in targets[job["job_name"]].items()
+            {"targets": [f"127.0.0.1:{port}"], "labels": labels}
+            for port, labels in targets[job["job_name"]]
         ]
     del config["alerting"]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -162,8 +178,8 @@ def watched(tmp_path_factory):
         gpu = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Page))
         threading.Thread(target=gpu.serve_forever, daemon=True).start()
         stack.callback(gpu.shutdown)
-        ports = {name: function.port for name, function in functions.items()}
-        targets = {"sanderling": ports, "dcgm": {"gpu": gpu.server_port}}
+        ours = [(each.port, {"function": name, "pod": name}) for name, each in functions.items()]
+        targets = {"sanderling": ours, "dcgm": [(gpu.server_port, {})]}
         folder = tmp_path_factory.mktemp("prometheus")
         server = stack.enter_context(prometheus(folder, targets))
         stop = threading.Event()
@@ -193,6 +209,15 @@ def serve(stack: contextlib.ExitStack, folder: Path) -> int:
 @pytest.mark.parametrize("expression", dashboard())
 def test_every_panel_shows_something(watched, expression):
     assert watched[1].query(expression), expression
+
+
+def test_the_dashboard_can_be_looked_at(watched):
+    """With `SCREENSHOTS=1`, the picture is kept beside the dashboard."""
+    text = (FILES / "dashboard.json").read_text().replace("$function", ".*")
+    picture = draw(json.loads(text), watched[1].query_range)
+    assert "No data" not in picture
+    if os.environ.get("SCREENSHOTS"):
+        (FILES / "dashboard.svg").write_text(picture)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in rules() if "record" in rule], ids=str)
