@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 from function import EMBED, PREDICT, RERANK, ROOT, running
+from tokens import SECRET
 
 CONFORMANCE = ROOT / "tests" / "conformance"
 # rerank has no model of its own; these weights are seeded.
@@ -37,6 +38,15 @@ def embed():
 @pytest.fixture(scope="module")
 def rerank():
     with running(binary=RERANK, MODEL_URI=RERANKER, **LIMITS) as function:
+        function.wait_until_healthy()
+        yield function
+
+
+@pytest.fixture(scope="module")
+def secured():
+    """`predict` for callers with a token, within limits that nobody reaches."""
+    settings = {"AUTH": "jwt", "JWT_SECRET": SECRET, "RATE_LIMITS": "user=1000000/s"}
+    with running(**LIMITS, **settings) as function:
         function.wait_until_healthy()
         yield function
 

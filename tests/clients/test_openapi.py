@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tokens import token
 
 SECS = 300
 # Stricter than the defaults, which let redirects, 429 and 5xx pass, but for one thing: a text that is
@@ -15,7 +16,7 @@ CONFIG = """
 [warnings]
 fail-on = true
 [checks.negative_data_rejection]
-expected-statuses = [400, 404, 405, 406, 413, 415, 422]
+expected-statuses = [400, 401, 404, 405, 406, 413, 415, 422]
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx"]
 [checks.not_a_server_error]
@@ -23,10 +24,12 @@ expected-statuses = ["2xx", "4xx"]
 """
 
 
-@pytest.mark.parametrize("name", ["predict", "embed", "rerank"])
+@pytest.mark.parametrize("name", ["predict", "embed", "rerank", "secured"])
 def test_the_function_does_what_its_schema_says(request, tmp_path, name):
     function = request.getfixturevalue(name)
-    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    # With a token, Schemathesis also tries to do without, and with another.
+    credentials = f'[auth.openapi.token]\nbearer = "{token()}"\n' if name == "secured" else ""
+    (tmp_path / "schemathesis.toml").write_text(CONFIG + credentials)
     ran = subprocess.run(
         [
             *(Path(sys.executable).with_name("schemathesis"), "--config-file=schemathesis.toml"),
@@ -51,7 +54,7 @@ def test_the_function_does_what_its_schema_says(request, tmp_path, name):
 def test_the_schema_names_every_route_of_the_function(request, name):
     schema = httpx.get(f"{request.getfixturevalue(name).url}/openapi.json").json()
     assert schema["openapi"].startswith("3.1")
-    every = {"/", "/docs", "/openapi.json", "/health", "/ping", "/info", "/activity"}
+    every = {"/", "/docs", "/openapi.json", "/health", "/ping", "/info", "/activity", "/metrics"}
     every |= {"/tokenize", "/decode", "/invocations", "/v1/models", "/v2", "/v2/health/ready"}
     own = {
         "predict": {"/predict", "/v1/classify"},
