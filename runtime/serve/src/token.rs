@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
 
 /// Users, and the keys that sign for them.
 #[derive(Debug, Clone)]
-struct Logins(Arc<Shared>);
+pub(crate) struct Logins(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -99,7 +99,7 @@ impl Service for Logins {
 }
 
 impl Logins {
-    fn open(options: &TokenOptions, config: &Config) -> Result<Self, LoadError> {
+    pub(crate) fn open(options: &TokenOptions, config: &Config) -> Result<Self, LoadError> {
         let issuer = Issuer::new(&options.issuer)?;
         let info = ModelInfo {
             name: FUNCTION.to_owned(),
@@ -154,7 +154,7 @@ impl Logins {
     }
 }
 
-fn routes() -> Routes<Logins> {
+pub(crate) fn routes() -> Routes<Logins> {
     let example = json!({ "username": "ada", "password": "correct horse battery staple" });
     let summary = "A token for whoever knows the password.";
     let json = Operation::raw::<LoginRequest, LoginAnswer, _, _>(

@@ -121,12 +121,12 @@ impl Verifier {
         }))
     }
 
-    /// Takes tokens by the keys of `json`, if that is a key set: for `tests/fuzz`.
+    /// Takes tokens as `options` say, and by the keys of `json` if that is a key set: for `tests/fuzz`.
     #[cfg(fuzzing)]
-    pub fn of_key_set(json: &[u8]) -> Option<Self> {
-        let jwks = Some(Arc::new(Jwks::of_key_set(json)?));
-        let rules = Rules { issuer: None, audience: None, leeway: Duration::ZERO };
-        Some(Self(Arc::new(Shared { secrets: Vec::new(), jwks, rules, allowed_roles: None })))
+    pub fn with_key_set(options: AuthOptions, json: &[u8]) -> Option<Self> {
+        let mut verifier = Self::new(options);
+        Arc::get_mut(&mut verifier.0)?.jwks = Some(Arc::new(Jwks::of_key_set(json)?));
+        Some(verifier)
     }
 
     /// Begins to fetch the issuer's keys, if it has to, so that the first caller need not wait.

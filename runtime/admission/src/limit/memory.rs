@@ -3,8 +3,11 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+// The same clock, but one that tests can stop.
+use tokio::time::Instant;
 
 use super::{
     Key,
