@@ -99,8 +99,13 @@ fn decode(base64: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(base64).ok()
 }
 
+/// An object. By itself, Serde takes an array as the fields of a struct, one by one.
 fn json<T: for<'de> Deserialize<'de>>(base64: &str) -> Option<T> {
-    serde_json::from_slice(&decode(base64)?).ok()
+    let json = decode(base64)?;
+    if !json.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    serde_json::from_slice(&json).ok()
 }
 
 /// `bytes` as tokens and key sets write them.

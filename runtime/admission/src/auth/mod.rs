@@ -201,9 +201,12 @@ mod tests {
     }
 
     fn token(claims: &Value) -> String {
-        let header = Header { alg: "HS256", typ: "JWT", kid: None };
+        encode(&Header { alg: "HS256", typ: "JWT", kid: None }, claims, sign)
+    }
+
+    fn sign(message: &[u8]) -> Vec<u8> {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
-        encode(&header, claims, |message| ring::hmac::sign(&key, message).as_ref().to_vec())
+        ring::hmac::sign(&key, message).as_ref().to_vec()
     }
 
     async fn authenticate(verifier: &Verifier, token: &str) -> Result<Caller, AuthError> {
@@ -269,6 +272,23 @@ mod tests {
         let verifier = verifier(None);
         assert!(authenticate(&verifier, &good).await.is_ok());
         for token in cases {
+            let refusal = authenticate(&verifier, &token).await;
+            assert!(matches!(refusal, Err(AuthError::Invalid { .. })), "{token}: {refusal:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn header_and_claims_are_objects() {
+        let signed = |header: &str, claims: &str| {
+            let message = [header, claims].map(|part| base64(part.as_bytes())).join(".");
+            format!("{message}.{}", base64(&sign(message.as_bytes())))
+        };
+        let (header, claims) = (r#"{"alg":"HS256"}"#, r#" {"sub":"ada","exp":4e9}"#);
+        let verifier = verifier(None);
+        assert!(authenticate(&verifier, &signed(header, claims)).await.is_ok());
+        // The same, as Serde would take it.
+        let listed = [r#"["HS256",null,null]"#, r#"["ada",null,null,null,null,null,null,4e9]"#];
+        for token in [signed(listed[0], claims), signed(header, listed[1])] {
             let refusal = authenticate(&verifier, &token).await;
             assert!(matches!(refusal, Err(AuthError::Invalid { .. })), "{token}: {refusal:?}");
         }
