@@ -80,6 +80,8 @@ def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(function):
     assert {answer.status_code for answer in wrong} == {401}
     assert wrong[0].content == wrong[1].content
     assert wrong[0].json()["error"]["code"] == "bad_credentials"
+    document = httpx.get(f"{function.url}/openapi.json").json()
+    assert "401" in document["paths"]["/login"]["post"]["responses"]
 
 
 def test_a_wrong_name_and_a_wrong_password_cost_the_same_time(function):

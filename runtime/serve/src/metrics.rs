@@ -27,6 +27,7 @@ pub(crate) fn about() -> About {
         request: None,
         response: |generator| generator.subschema_for::<String>(),
         examples: Vec::new(),
+        error: None,
     }
 }
 

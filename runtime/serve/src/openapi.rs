@@ -42,6 +42,7 @@ pub(crate) fn about() -> About {
         request: None,
         response: |generator| generator.subschema_for::<Map<String, Value>>(),
         examples: Vec::new(),
+        error: None,
     }
 }
 
@@ -294,6 +295,7 @@ impl Errors {
         if path.contains('{') {
             errors.extend(self.of_names.clone());
         }
+        errors.extend(abouts.iter().filter_map(|about| about.error.clone()));
         let mut statuses: BTreeMap<StatusCode, Vec<String>> = BTreeMap::new();
         for dialect in abouts.iter().map(|about| about.dialect).collect::<BTreeSet<_>>() {
             for error in &errors {

@@ -116,6 +116,8 @@ pub(crate) struct About {
     pub(crate) response: MakeSchema,
     /// Bodies that are answered with 200, by name.
     pub(crate) examples: Vec<(&'static str, Value)>,
+    /// An error that no other operation has.
+    pub(crate) error: Option<ApiError>,
 }
 
 pub(crate) type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
@@ -214,6 +216,7 @@ impl<P: Service> Operation<P> {
             request: None,
             response: |generator| generator.subschema_for::<T>(),
             examples: Vec::new(),
+            error: None,
         };
         let handler = Box::new(move |call| Box::pin(handler(call)) as Answering);
         Self { about, takes: |_| true, fits: |_| true, handler }
@@ -235,6 +238,12 @@ impl<P: Service> Operation<P> {
     /// A body that is answered with 200.
     pub(crate) fn example(mut self, name: &'static str, body: Value) -> Self {
         self.about.examples.push((name, body));
+        self
+    }
+
+    /// May end with an error that no other operation has.
+    pub(crate) fn fails(mut self, error: ApiError) -> Self {
+        self.about.error = Some(error);
         self
     }
 

@@ -186,7 +186,7 @@ pub(crate) fn routes() -> Routes<Logins> {
         key_set,
     );
     dialect::basic(Routes::new())
-        .with(json.example("a user", example))
+        .with(json.example("a user", example).fails(bad_credentials()))
         .with(form.takes(FORM, is_form))
         .with(keys)
 }
@@ -231,8 +231,7 @@ async fn log_in(call: Call<Logins>, request: LoginRequest) -> Result<Response, A
     let logins = call.endpoint.service().await?;
     logins.count(&call.endpoint.config, &username, call.address).await?;
     let Some(role) = logins.clone().check(username.clone(), password).await? else {
-        let message = "wrong username or password";
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "bad_credentials", message));
+        return Err(bad_credentials());
     };
     let issued = logins.0.issuer.issue(&username, &role);
     let answer = LoginAnswer {
@@ -244,6 +243,11 @@ async fn log_in(call: Call<Logins>, request: LoginRequest) -> Result<Response, A
     let mut response = Answer::of(answer).response(call.started)?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+fn bad_credentials() -> ApiError {
+    let message = "wrong username or password";
+    ApiError::new(StatusCode::UNAUTHORIZED, "bad_credentials", message)
 }
 
 async fn key_set(call: Call<Logins>) -> Result<Response, ApiError> {
