@@ -79,7 +79,8 @@ static FUNCTIONS: LazyLock<HashMap<&str, Function>> = LazyLock::new(|| {
 
 fn config(function: &str, vars: &[(&str, &str)]) -> Config {
     let var = |name: &str| vars.iter().find(|(known, _)| *known == name);
-    let config = Config::from_vars(function, |name| var(name).map(|(_, value)| (*value).to_owned()));
+    let config =
+        Config::from_vars(function, |name| var(name).map(|(_, value)| (*value).to_owned()));
     config.expect("good settings")
 }
 
@@ -194,9 +195,9 @@ fn fits(json: &Value, schema: &Value) -> bool {
     let properties = schema["properties"].as_object().into_iter().flatten();
     kind.as_array().map_or_else(|| is(kind), |kinds| kinds.iter().any(is))
         && required.filter_map(Value::as_str).all(|name| json.get(name).is_some())
-        && properties.into_iter().all(|(name, schema)| {
-            json.get(name).is_none_or(|value| fits(value, schema))
-        })
+        && properties
+            .into_iter()
+            .all(|(name, schema)| json.get(name).is_none_or(|value| fits(value, schema)))
 }
 
 /// Binary tensors are as long as the JSON before them says.
