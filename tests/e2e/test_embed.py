@@ -153,7 +153,7 @@ def test_pooling_is_the_models_unless_it_is_set(model):
     assert embedded() == poolings["cls"]
     (model / "1_Pooling" / "config.json").write_text('{"pooling_mode_weightedmean_tokens": true}')
     with running(binary=EMBED, **settings) as function:
-        error = function.wait_for_log("no model")["error"]
+        error = function.wait_for_log("no model")["exception"]
         assert "expected mean, cls, last or max" in error
 
 

@@ -146,6 +146,9 @@ def test_a_wrong_method_or_path_is_told_so(predict):
     wrong_path = httpx.post(f"{predict.url}/predictt", json={})
     assert wrong_path.status_code == 404
     assert wrong_path.json()["error"]["code"] == "not_found"
+    not_text = httpx.get(f"{predict.url}/v2/models/%ff")
+    assert not_text.status_code == 400
+    assert not_text.json() == {"error": "the path has to be UTF-8"}
 
 
 def test_a_caller_that_hangs_up_mid_body_harms_nobody(predict):

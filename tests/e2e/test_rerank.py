@@ -83,5 +83,5 @@ def test_without_a_model_it_starts_and_says_what_is_missing():
 
 def test_a_model_that_is_no_reranker_is_refused():
     with running(binary=RERANK, MODEL_URI=ROOT / "functions" / "predict" / "model") as function:
-        error = function.wait_for_log("no model")["error"]
+        error = function.wait_for_log("no model")["exception"]
         assert "a reranker gives one logit, the graph gives 2" in error

@@ -130,6 +130,11 @@ impl ApiError {
         Self::new(StatusCode::URI_TOO_LONG, "uri_too_long", message).with_limit(max_uri_bytes)
     }
 
+    /// What the path's percent signs stand for is not UTF-8.
+    pub(crate) fn invalid_path() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_path", "the path has to be UTF-8")
+    }
+
     /// The body is compressed.
     pub(crate) fn unsupported_encoding() -> Self {
         let message = "send the body as it is: content-encoding may only be identity";

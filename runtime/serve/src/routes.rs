@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, sync::Arc, time::In
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{RawPathParams, Request},
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
     http::{HeaderMap, Method, Uri, request::Parts},
     response::Response,
     routing::{MethodFilter, MethodRouter, get, on},
@@ -270,15 +270,16 @@ impl<P: Service> Site<P> {
     /// The answer to whoever is let in.
     async fn answer(
         self: Arc<Self>,
-        parameters: RawPathParams,
+        parameters: Result<RawPathParams, RawPathParamsRejection>,
         request: Request,
     ) -> Result<Response, ApiError> {
         let started = Instant::now();
+        let About { dialect, is_call, .. } = self.operations[0].about;
+        let parameters = parameters.map_err(|_| ApiError::invalid_path().in_dialect(dialect))?;
         let (parts, body) = request.into_parts();
         if self.is_open {
             return self.ask(started, &parameters, parts, body, None).await;
         }
-        let About { dialect, is_call, .. } = self.operations[0].about;
         let admitted = self.gate.admit(&parts, is_call).await;
         let admitted = admitted.map_err(|error| error.in_dialect(dialect))?;
         let address = admitted.address();

@@ -157,7 +157,7 @@ impl Process {
         let events = self.log.events.lock().unwrap();
         let errors = events.iter().filter(|event| event["level"] == "ERROR").count();
         assert_eq!(errors, 1, "{events:#?}");
-        failure["error"].as_str().unwrap().to_owned()
+        failure["exception"].as_str().unwrap().to_owned()
     }
 
     /// The exit code, once it has one; `None` after a signal.

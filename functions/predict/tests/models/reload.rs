@@ -80,7 +80,7 @@ fn a_version_that_is_bad_is_refused_and_the_old_one_goes_on() {
     stored.promote(&flipped);
     under_requests(&function, [&old, &old], || {
         let event = function.logged("no model");
-        let error = event["error"].as_str().unwrap();
+        let error = event["exception"].as_str().unwrap();
         assert!(error.contains("tensor ") && error.contains(" is damaged: "), "{error}");
         function.logged("the version before goes on");
     });

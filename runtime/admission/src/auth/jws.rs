@@ -99,13 +99,14 @@ fn decode(base64: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(base64).ok()
 }
 
-/// An object. By itself, Serde takes an array as the fields of a struct, one by one.
+/// An object, all of it UTF-8. By itself, Serde takes an array as the fields of a struct, one by
+/// one, and any bytes where it reads nothing.
 fn json<T: for<'de> Deserialize<'de>>(base64: &str) -> Option<T> {
-    let json = decode(base64)?;
-    if !json.trim_ascii_start().starts_with(b"{") {
+    let json = String::from_utf8(decode(base64)?).ok()?;
+    if !json.trim_ascii_start().starts_with('{') {
         return None;
     }
-    serde_json::from_slice(&json).ok()
+    serde_json::from_str(&json).ok()
 }
 
 /// `bytes` as tokens and key sets write them.

@@ -279,16 +279,21 @@ mod tests {
 
     #[tokio::test]
     async fn header_and_claims_are_objects() {
-        let signed = |header: &str, claims: &str| {
-            let message = [header, claims].map(|part| base64(part.as_bytes())).join(".");
+        let signed = |header: &[u8], claims: &[u8]| {
+            let message = [header, claims].map(base64).join(".");
             format!("{message}.{}", base64(&sign(message.as_bytes())))
         };
-        let (header, claims) = (r#"{"alg":"HS256"}"#, r#" {"sub":"ada","exp":4e9}"#);
+        let (header, claims) = (br#"{"alg":"HS256"}"#, br#" {"sub":"ada","exp":4e9}"#);
         let verifier = verifier(None);
         assert!(authenticate(&verifier, &signed(header, claims)).await.is_ok());
         // The same, as Serde would take it.
-        let listed = [r#"["HS256",null,null]"#, r#"["ada",null,null,null,null,null,null,4e9]"#];
-        for token in [signed(listed[0], claims), signed(header, listed[1])] {
+        let refused = [
+            signed(br#"["HS256",null,null]"#, claims),
+            signed(header, br#"["ada",null,null,null,null,null,null,4e9]"#),
+            signed(b"{\"alg\":\"HS256\",\"x\":\"\xff\"}", claims),
+            signed(header, b"{\"sub\":\"ada\",\"exp\":4e9,\"x\":\"\xff\"}"),
+        ];
+        for token in refused {
             let refusal = authenticate(&verifier, &token).await;
             assert!(matches!(refusal, Err(AuthError::Invalid { .. })), "{token}: {refusal:?}");
         }
