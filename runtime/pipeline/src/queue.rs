@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telemetry::METRICS;
+use telemetry::{METRICS, trace::TraceContext, trace_context};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -44,9 +44,33 @@ pub(crate) struct Row {
     /// `[width]`
     pub(crate) values: Vec<f32>,
     pub(crate) usage: Usage,
+    /// When its text came.
+    pub(crate) came: Instant,
+    /// Texts in its forward pass.
+    pub(crate) batch_size: usize,
+    /// The span of that, if it is kept.
+    pub(crate) batch: Option<TraceContext>,
 }
 
-pub(crate) type Reply = oneshot::Sender<Result<Row, PipelineError>>;
+/// Whoever waits for a row.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    sender: oneshot::Sender<Result<Row, PipelineError>>,
+    /// The span of its request.
+    pub(crate) trace: Option<TraceContext>,
+}
+
+impl Reply {
+    /// Whether nobody waits any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// A caller that left meanwhile misses nothing.
+    pub(crate) fn send(self, row: Result<Row, PipelineError>) {
+        let _ = self.sender.send(row);
+    }
+}
 
 /// Texts on their way to the engine, in the order in which they came.
 ///
@@ -227,13 +251,14 @@ impl Queue {
     ) -> Result<Vec<Ticket>, PipelineError> {
         let max_queue_requests = self.limits.max_queue_requests;
         let mut tickets = Vec::with_capacity(inputs.len());
-        let came = Instant::now();
+        let (came, trace) = (Instant::now(), trace_context());
         let mut state = self.lock();
         if state.num_waiting() + inputs.len() > max_queue_requests {
             return Err(PipelineError::QueueFull { max_queue_requests });
         }
         for input in inputs {
-            let (reply, answer) = oneshot::channel();
+            let (sender, answer) = oneshot::channel();
+            let reply = Reply { sender, trace };
             let id = state.next_id;
             state.next_id += 1;
             match input {
@@ -321,7 +346,7 @@ impl Queue {
             self.engine_due.notify_one();
         }
         if let Some((error, reply)) = error {
-            let _ = reply.send(Err(error));
+            reply.send(Err(error));
         }
     }
 

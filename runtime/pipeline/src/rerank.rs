@@ -55,7 +55,7 @@ impl Reranker {
         let num_logits = runner.width();
         if num_logits != 1 {
             let reason = format!("a reranker gives one logit, the graph gives {num_logits}");
-            return Err(PipelineError::Model { model: runner.info().name.clone(), reason });
+            return Err(PipelineError::Model { model: runner.info().name.to_string(), reason });
         }
         let label = bundle.labels().first().map_or("LABEL_0", String::as_str).into();
         Ok(Self { runner, label })

@@ -9,7 +9,10 @@ use std::{
 };
 
 use engine::{Batch, Engine, EngineError, Output};
-use telemetry::{METRICS, note};
+use telemetry::{
+    METRICS, note,
+    trace::{self, Forward, TraceContext},
+};
 use weights::Bundle;
 
 use crate::{
@@ -60,8 +63,8 @@ impl Runner {
         let allowed = bundle.sentence().max_seq_length.unwrap_or(allowed).min(allowed);
         let max_input_tokens = token_limits.max_input_tokens.min(allowed);
         let info = ModelInfo {
-            name: bundle.name().to_owned(),
-            version: bundle.version().to_owned(),
+            name: bundle.name().into(),
+            version: bundle.version().into(),
             digest: bundle.sha256().to_owned(),
             max_input_tokens,
         };
@@ -75,7 +78,7 @@ impl Runner {
         let encoding = tokenizer.encode(sample, token_limits.truncation)?;
         batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
         let output = engine.forward(&batch).map_err(engine_failed)?;
-        check_finite(output.row(0), &info.name)?;
+        check_finite(output.row(0), &info)?;
         drop(stage);
 
         let queue = Arc::new(Queue::new(batch_limits, num_tokenizers()));
@@ -139,9 +142,16 @@ impl Runner {
             let row = ticket.answer().await.map_err(|error| error.at(index))?;
             rows.push(row.values);
             usage = usage.and(row.usage);
+            note(|facts| {
+                facts.asked = Some(facts.asked.map_or(row.came, |asked| asked.min(row.came)));
+                facts.batch_size = facts.batch_size.max(row.batch_size);
+                facts.batch = row.batch;
+            });
         }
         usage.num_chars = num_chars;
         note(|facts| {
+            let ModelInfo { name, version, .. } = self.info();
+            (facts.model, facts.version) = (Some(name.clone()), Some(version.clone()));
             let Timing { tokenize, queue, forward } = usage.timing;
             facts.num_tokens += usage.num_tokens;
             facts.tokenization += tokenize;
@@ -183,10 +193,10 @@ impl Model {
                 .spawn(move || tokenize(&queue, &tokenizer))?;
         }
         let (queue, batches) = (self.queue.clone(), self.batches.clone());
-        let name = self.info.name.clone();
+        let info = self.info.clone();
         thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run_batches(&queue, engine, &batches, &name))?;
+            .spawn(move || run_batches(&queue, engine, &batches, &info))?;
         Ok(())
     }
 }
@@ -202,7 +212,7 @@ fn tokenize(queue: &Queue, tokenizer: &Tokenizer) {
 }
 
 /// Runs batches until the queue is closed and empty.
-fn run_batches(queue: &Queue, mut engine: impl Engine, batches: &Batches, model: &str) {
+fn run_batches(queue: &Queue, mut engine: impl Engine, batches: &Batches, model: &ModelInfo) {
     while let Some(batch) = queue.next_batch() {
         run(&mut engine, batch, batches, model);
     }
@@ -210,7 +220,7 @@ fn run_batches(queue: &Queue, mut engine: impl Engine, batches: &Batches, model:
 
 /// One forward pass for those who still wait. If it fails, each gets one by itself, so that who made
 /// it fail is alone with the error.
-fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model: &str) {
+fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model: &ModelInfo) {
     texts.retain(|text| !text.reply.is_closed());
     if texts.is_empty() {
         return;
@@ -220,15 +230,27 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model
         batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
     }
     let started = Instant::now();
-    match forward(engine, &batch) {
+    let outcome = forward(engine, &batch);
+    let forward = started.elapsed();
+    let span = Forward {
+        model: &model.name,
+        version: &model.version,
+        batch_size: batch.batch_size(),
+        num_tokens: batch.num_tokens(),
+        started,
+        duration: forward,
+        failed: outcome.is_err(),
+    };
+    let span = trace::batch(span, texts.iter().filter_map(|text| text.reply.trace));
+    match outcome {
         Ok(output) => {
-            let forward = started.elapsed();
             batches.ran(batch.batch_size(), batch.num_tokens(), forward);
             METRICS.inference_forward_seconds.with([]).observe(forward.as_secs_f64());
             METRICS.inference_batch_requests.with([]).observe(batch.batch_size() as f64);
             METRICS.inference_batch_tokens.with([]).observe(batch.num_tokens() as f64);
+            let pass = Pass { model, started, forward, batch_size: batch.batch_size(), span };
             for (index, text) in texts.into_iter().enumerate() {
-                answer(text, output.row(index), model, started, forward);
+                answer(text, output.row(index), &pass);
             }
         }
         Err(_) if texts.len() > 1 => {
@@ -237,21 +259,32 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model
         Err(error) => {
             let error = Arc::new(error);
             for text in texts {
-                METRICS.predictions_total.with([model, "error"]).add(1);
-                let _ = text.reply.send(Err(PipelineError::Engine(error.clone())));
+                METRICS.predictions_total.with([&model.name, "error"]).add(1);
+                text.reply.send(Err(PipelineError::Engine(error.clone())));
             }
         }
     }
 }
 
-/// Sends a text's row; its pass `started` then and took `forward`. A caller that left meanwhile
-/// misses nothing.
-fn answer(text: Ready, row: &[f32], model: &str, started: Instant, forward: Duration) {
+/// A forward pass that has ended.
+struct Pass<'a> {
+    model: &'a ModelInfo,
+    started: Instant,
+    forward: Duration,
+    batch_size: usize,
+    span: Option<TraceContext>,
+}
+
+/// Sends a text the row that `pass` gave it.
+fn answer(text: Ready, row: &[f32], pass: &Pass<'_>) {
     let Ready { encoding, reply, came, tokenize, .. } = text;
+    let Pass { model, started, forward, batch_size, span } = *pass;
+    let trace_id = reply.trace.filter(|trace| trace.is_sampled).map(|trace| trace.trace_id);
     let queue = started.saturating_duration_since(came).saturating_sub(tokenize);
     METRICS.inference_tokenization_seconds.with([]).observe(tokenize.as_secs_f64());
     METRICS.inference_queue_wait_seconds.with([]).observe(queue.as_secs_f64());
-    METRICS.prediction_latency_seconds.with([model]).observe(came.elapsed().as_secs_f64());
+    let latency = came.elapsed().as_secs_f64();
+    METRICS.prediction_latency_seconds.with([&model.name]).observe_traced(latency, trace_id);
     if encoding.truncated {
         METRICS.inference_truncated_total.with([]).add(1);
     }
@@ -263,10 +296,13 @@ fn answer(text: Ready, row: &[f32], model: &str, started: Instant, forward: Dura
             truncated: encoding.truncated,
             timing: Timing { tokenize, queue, forward },
         },
+        came,
+        batch_size,
+        batch: span,
     });
     let status = if row.is_ok() { "success" } else { "error" };
-    METRICS.predictions_total.with([model, status]).add(1);
-    let _ = reply.send(row);
+    METRICS.predictions_total.with([&model.name, status]).add(1);
+    reply.send(row);
 }
 
 /// [`Engine::forward`], with a panic and a wrong number of rows as errors.
@@ -297,11 +333,11 @@ fn reason(panic: &(dyn Any + Send)) -> String {
     format!("it panicked: {}", text.unwrap_or_default())
 }
 
-fn check_finite(row: &[f32], model: &str) -> Result<(), PipelineError> {
+fn check_finite(row: &[f32], model: &ModelInfo) -> Result<(), PipelineError> {
     if row.iter().all(|value| value.is_finite()) {
         return Ok(());
     }
-    Err(PipelineError::NotFinite { model: model.to_owned() })
+    Err(PipelineError::NotFinite { model: model.name.to_string() })
 }
 
 #[cfg(test)]
@@ -357,8 +393,8 @@ mod tests {
         let (saw, seen) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel();
         let info = ModelInfo {
-            name: "tiny".to_owned(),
-            version: "0".to_owned(),
+            name: "tiny".into(),
+            version: "0".into(),
             digest: "00".to_owned(),
             max_input_tokens: 16,
         };

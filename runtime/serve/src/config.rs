@@ -12,7 +12,7 @@ use std::{
 use ::admission::{AuthOptions, InputRules, IssuerOptions, Proxies, RateLimits, RedisOptions};
 use engine::{Options, Pooling, Precision};
 use pipeline::{BatchLimits, TokenLimits, Truncation};
-use telemetry::LogFormat;
+use telemetry::{LogFormat, trace};
 
 pub(crate) use self::settings::Help;
 use self::{
@@ -89,6 +89,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `RUST_LOG`: which events are logged.
     pub log_filter: String,
+    /// `OTEL_…`: how traces are sent, if they are.
+    pub traces: Option<trace::Settings>,
 }
 
 /// How tokens are issued.
@@ -217,6 +219,7 @@ impl Config {
             idle_timeout: reader.millis(&IDLE_TIMEOUT_MS),
             log_format: reader.log_format(),
             log_filter: reader.text(&RUST_LOG),
+            traces: reader.traces(),
         };
         let most = config.batch_limits.max_queue_requests;
         if config.max_client_batch_size > most {
@@ -298,6 +301,13 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         self.mistakes
             .push(format!("{name}: \"{text}\" is not off, sighup or poll:30s (s, m or h)"));
         Reload::Off
+    }
+
+    fn traces(&mut self) -> Option<trace::Settings> {
+        trace::Settings::from_vars(&self.var).unwrap_or_else(|mistakes| {
+            self.mistakes.extend(mistakes);
+            None
+        })
     }
 
     fn log_format(&mut self) -> LogFormat {

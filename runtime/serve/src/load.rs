@@ -156,7 +156,7 @@ pub(crate) fn load_model<P: Pipeline>(config: &Config, load: Load<P>) -> Result<
             for status in ["success", "error"] {
                 METRICS.predictions_total.with([&model.name, status]);
             }
-            tracing::info!(model = model.name, version = model.version, load_ms, "model ready");
+            tracing::info!(model = &*model.name, version = &*model.version, load_ms, "model ready");
             Ok(pipeline)
         }
         Err(error) => {

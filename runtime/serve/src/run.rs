@@ -1,8 +1,8 @@
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use axum::Router;
 use pipeline::Pipeline;
-use telemetry::Causes;
+use telemetry::{Causes, trace};
 use tokio::signal::unix::{SignalKind, signal};
 use weights::Bundle;
 
@@ -19,6 +19,9 @@ use crate::{
     routes::Routes,
     service::Service,
 };
+
+/// Longest that the end of a process waits for its last traces to be sent.
+const LAST_FLUSH: Duration = Duration::from_secs(5);
 
 /// Runs `function` from the command line to the end of the process.
 ///
@@ -97,6 +100,9 @@ pub(crate) async fn serve<P: Service>(
     let edge = Edge::new(&config);
     let app = app(function, config.clone(), routes, model, &edge);
     let platform = config.platform;
+    if let Some(settings) = config.traces.clone() {
+        trace::start(function, settings)?;
+    }
     load(config.clone())?;
     match platform {
         Platform::Http { port } => {
@@ -114,6 +120,7 @@ pub(crate) async fn serve<P: Service>(
             () = stop => {}
         },
     }
+    trace::flush(LAST_FLUSH).await;
     tracing::info!("stopped");
     Ok(())
 }

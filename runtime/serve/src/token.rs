@@ -102,8 +102,8 @@ impl Logins {
     pub(crate) fn open(options: &TokenOptions, config: &Config) -> Result<Self, LoadError> {
         let issuer = Issuer::new(&options.issuer)?;
         let info = ModelInfo {
-            name: FUNCTION.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: FUNCTION.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
             digest: String::new(),
             max_input_tokens: 0,
         };

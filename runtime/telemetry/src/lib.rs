@@ -1,4 +1,5 @@
-//! How a function tells what it does: log lines on standard output, as JSON or text.
+//! How a function tells what it does: log lines on standard output, metrics to be scraped, traces
+//! sent by OTLP.
 //!
 //! Messages are constant, facts are typed fields; one event a fact. Prompts, outputs, tokens and
 //! credentials are never logged at any level.
@@ -10,6 +11,7 @@ mod metrics;
 mod request;
 mod secret;
 mod stages;
+pub mod trace;
 
 pub use causes::Causes;
 pub use log::{LogError, LogFormat, init};
@@ -17,6 +19,6 @@ pub use metrics::{
     ALL, Counter, Definition, Exemplar, Family, Gauge, Histogram, Kind, MAX_SERIES, METRICS,
     Metrics, PROCESS, TextFormat, scrape,
 };
-pub use request::{Facts, facts, note, request};
+pub use request::{Facts, facts, note, request, trace_context};
 pub use secret::Secret;
 pub use stages::{Stage, StageTimer, ready, stage, started, take_stages};

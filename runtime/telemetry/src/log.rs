@@ -1,6 +1,5 @@
 use std::{fmt, io::IsTerminal, panic};
 
-use crate::request::with_id;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -16,11 +15,13 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::{request::with_id, trace::TraceContext};
+
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object a line: `timestamp`, `level`, `module`, `function`, the event's fields, its
-    /// `message` among them, and those of the request it belongs to.
+    /// `message` among them, and `request_id` and `trace_id` of the request it belongs to.
     Json,
     /// For people.
     Text,
@@ -116,10 +117,16 @@ where
         line.write_str("\",\"function\":\"")?;
         line.write_str(self.function)?;
         line.write_char('"')?;
-        with_id(|id| -> fmt::Result {
+        with_id(|id, trace| -> fmt::Result {
             line.write_str(",\"request_id\":\"")?;
             fmt::Write::write_str(&mut Escaped(&mut line), id)?;
-            line.write_char('"')
+            line.write_char('"')?;
+            match trace {
+                Some(TraceContext { trace_id, .. }) => {
+                    write!(line, ",\"trace_id\":\"{trace_id:032x}\"")
+                }
+                None => Ok(()),
+            }
         })
         .unwrap_or(Ok(()))?;
         line.write_str("}\n")
@@ -141,7 +148,7 @@ where
         mut line: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        with_id(|id| write!(line, "{id} ")).unwrap_or(Ok(()))?;
+        with_id(|id, _| write!(line, "{id} ")).unwrap_or(Ok(()))?;
         self.0.format_event(context, line, event)
     }
 }
@@ -263,7 +270,8 @@ mod tests {
     fn a_line_has_the_fields_of_its_event_and_its_request() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let lines = lines(|| {
-            runtime.block_on(crate::request("r-1".into(), async {
+            let trace = Some(TraceContext { trace_id: 10, span_id: 1, is_sampled: false });
+            runtime.block_on(crate::request("r-1".into(), trace, async {
                 info!(status = 200, duration_ms = 0.5, is_last = true, "request done");
             }));
             warn!(exception = %"cut off", nothing = f64::NAN, below = -1, "no {}", "model");
@@ -275,11 +283,12 @@ mod tests {
         assert_eq!(line["module"], module_path!());
         assert_eq!(line["function"], "predict");
         assert_eq!(line["request_id"], "r-1");
+        assert_eq!(line["trace_id"], "0000000000000000000000000000000a");
         assert_eq!((&line["status"], &line["duration_ms"]), (&200.into(), &0.5.into()));
         assert_eq!(line["is_last"], true);
         assert_eq!([&lines[1]["exception"], &lines[1]["message"]], ["cut off", "no model"]);
         assert_eq!((&lines[1]["nothing"], &lines[1]["below"]), (&().into(), &(-1).into()));
-        assert!(lines[1].get("request_id").is_none());
+        assert!(lines[1].get("request_id").or(lines[1].get("trace_id")).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::METRICS;
+use crate::{METRICS, trace::cold_start};
 
 static STARTED: OnceLock<Instant> = OnceLock::new();
 
@@ -70,6 +70,8 @@ pub fn ready() {
     READY.get_or_init(|| {
         let start = STARTED.get().map(Instant::elapsed).unwrap_or_default();
         METRICS.inference_cold_start_seconds.with(["total"]).set(start.as_secs_f64());
+        let stages = STAGES.lock().unwrap_or_else(PoisonError::into_inner);
+        cold_start(stages.as_deref().unwrap_or_default(), start);
     });
 }
 

@@ -110,6 +110,24 @@ pub(super) const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events a
 pub(super) const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
 
+/// Read by [`telemetry::trace`], with others of OpenTelemetry.
+const TRACE_SETTINGS: [Setting; 6] = [
+    setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        "where traces are sent: http(s)://… (default: nowhere)",
+    ),
+    setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "how: http/protobuf or grpc"),
+    setting("OTEL_EXPORTER_OTLP_HEADERS", "", "with which headers: name=value,…"),
+    setting("OTEL_SERVICE_NAME", "", "whose traces they are (default: the function's name)"),
+    setting(
+        "OTEL_TRACES_SAMPLER",
+        "parentbased_always_on",
+        "which are kept: always_on, always_off, traceidratio, or these behind parentbased_",
+    ),
+    setting("OTEL_TRACES_SAMPLER_ARG", "1", "the share of traceidratio, from 0 to 1"),
+];
+
 const SETTINGS: [Setting; 30] = [
     PORT,
     METRICS_PORT,
@@ -165,8 +183,9 @@ pub(super) const TOKEN: &str = "token";
 /// All settings of `function`, in the order of `--help`.
 pub(super) fn settings(function: &str) -> Vec<Setting> {
     match function {
-        TOKEN => [&EDGE_SETTINGS[..], &admission::TOKEN_SETTINGS, &LOG_SETTINGS].concat(),
-        _ => [&SETTINGS[..], &admission::SETTINGS, &LOG_SETTINGS].concat(),
+        TOKEN => [&EDGE_SETTINGS[..], &admission::TOKEN_SETTINGS, &LOG_SETTINGS, &TRACE_SETTINGS]
+            .concat(),
+        _ => [&SETTINGS[..], &admission::SETTINGS, &LOG_SETTINGS, &TRACE_SETTINGS].concat(),
     }
 }
 
@@ -182,7 +201,7 @@ impl fmt::Display for Help {
         writeln!(f, "  --check    checks the settings and the model, then exits")?;
         writeln!(f, "\nSettings, from the environment:")?;
         for Setting { name, default, meaning } in settings(function) {
-            write!(f, "  {name:<25} {meaning}")?;
+            write!(f, "  {name:<27} {meaning}")?;
             if !default.is_empty() {
                 write!(f, " (default: {default})")?;
             }

@@ -117,7 +117,7 @@ async fn health_of<P: Service>(call: Call<P>) -> Result<Response, ApiError> {
     let (status, health) = match call.endpoint.model.state() {
         State::Ready(service) => {
             let model = service.info();
-            let (model, version) = (model.name.clone(), model.version.clone());
+            let (model, version) = (model.name.to_string(), model.version.to_string());
             (StatusCode::OK, Health::Healthy { model, version })
         }
         State::Failed(failure) => {

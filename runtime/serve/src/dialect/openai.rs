@@ -179,7 +179,7 @@ async fn vectors(
     let answer = EmbeddingsAnswer {
         object: "list",
         data: data.collect(),
-        model: endpoint.pipeline().await?.model().name.clone(),
+        model: endpoint.pipeline().await?.model().name.to_string(),
         usage: embedded.usage.into(),
     };
     Ok(Answer::new(answer, embedded.usage))
@@ -233,7 +233,7 @@ struct Model {
 
 fn model_of<P: Pipeline>(endpoint: &Endpoint<P>) -> Model {
     let (name, ready) = match endpoint.model.state() {
-        State::Ready(pipeline) => (pipeline.model().name.clone(), true),
+        State::Ready(pipeline) => (pipeline.model().name.to_string(), true),
         State::Loading | State::Failed(_) => (endpoint.function.to_owned(), false),
     };
     let created = endpoint.started_secs;

@@ -500,8 +500,8 @@ fn info<P: Pipeline>(endpoint: &Endpoint<P>) -> Result<Answer<Info>, ApiError> {
         _ => ModelType::Other {},
     };
     Ok(Answer::of(Info {
-        model_id: model.name.clone(),
-        model_sha: model.version.clone(),
+        model_id: model.name.to_string(),
+        model_sha: model.version.to_string(),
         model_dtype: config.engine_options.precision.map(|precision| precision.as_str()),
         model_type,
         max_concurrent_requests: config.max_concurrent_requests,

@@ -82,7 +82,7 @@ async fn classify(
         id: format!("classify-{}", Uuid::new_v4().simple()),
         object: "list",
         created: created.map_or(0, |since| since.as_secs()),
-        model: endpoint.pipeline().await?.model().name.clone(),
+        model: endpoint.pipeline().await?.model().name.to_string(),
         data: data.collect(),
         usage: classified.usage.into(),
     };

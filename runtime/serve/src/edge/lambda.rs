@@ -1,5 +1,7 @@
 //! AWS Lambda: function URLs and HTTP APIs (payload version 2), through the Runtime API.
 
+use std::time::Duration;
+
 use axum::{
     Router,
     body::Bytes,
@@ -16,6 +18,10 @@ pub(crate) async fn serve(app: Router) -> Result<(), lambda_http::Error> {
     lambda_http::run_concurrent(service_fn(move |request| answer(app.clone(), request))).await
 }
 
+/// Longest that an answer waits for its trace to be sent: with the answer, Lambda freezes the
+/// process, for however long.
+const FLUSH_LIMIT: Duration = Duration::from_millis(500);
+
 /// One answer, whole: only streamed functions gain by sending it in pieces.
 async fn answer(
     app: Router,
@@ -23,7 +29,9 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, lambda_http::Error> {
     let Ok(response) = app.oneshot(with_peer(without_stage(request))).await;
     let (parts, body) = response.into_parts();
-    Ok(Response::from_parts(parts, Full::new(body.collect().await?.to_bytes())))
+    let body = body.collect().await?.to_bytes();
+    telemetry::trace::flush(FLUSH_LIMIT).await;
+    Ok(Response::from_parts(parts, Full::new(body)))
 }
 
 /// Tells where it came from, as AWS has seen it.

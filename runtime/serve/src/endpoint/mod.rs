@@ -72,7 +72,7 @@ impl<P: Service> Endpoint<P> {
     pub(crate) fn check_name(&self, name: &str) -> Result<(), ApiError> {
         match self.model.state() {
             _ if name == self.function => Ok(()),
-            State::Ready(service) if service.info().name != name => {
+            State::Ready(service) if *service.info().name != *name => {
                 Err(ApiError::no_such_model(name))
             }
             _ => Ok(()),

@@ -130,6 +130,7 @@ metrics! {
     Counter rate_limited_total [role]: "Requests over a limit of their role.",
     Counter redis_failures_total []: "Requests that Redis did not answer in time.",
     Gauge redis_up []: "Whether Redis, if it is set, answers.",
+    Counter spans_dropped_total []: "Spans that were not sent: too many waited, or nobody took them.",
     Counter weights_fetched_bytes_total [store]: "Bytes of models that were fetched.",
 }
 

@@ -295,7 +295,7 @@ where
         Some(Output::new(name, shape, data, is_binary.then_some(&mut binary)))
     });
     let outputs = outputs.collect();
-    let model_name = endpoint.pipeline().await?.model().name.clone();
+    let model_name = endpoint.pipeline().await?.model().name.to_string();
     let answer = Inferred { model_name, model_version: VERSION, id: head.id, outputs };
     if binary.is_empty() {
         return Answer::new(answer, usage).response(started);
@@ -426,7 +426,7 @@ fn metadata<P: Pipeline>(
     outputs: &'static [TensorMetadata],
 ) -> Result<Answer<Metadata>, ApiError> {
     let name = match endpoint.model.state() {
-        State::Ready(pipeline) => pipeline.model().name.clone(),
+        State::Ready(pipeline) => pipeline.model().name.to_string(),
         State::Loading => return Err(ApiError::loading()),
         State::Failed(failure) => return Err((&failure).into()),
     };

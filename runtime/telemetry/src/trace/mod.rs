@@ -1,0 +1,566 @@
+//! Traces: the spans of requests, of the batches that they share, and of a start, sent by OTLP.
+//!
+//! ```text
+//! predict                                       a request, as whoever called it began the trace
+//! ├─ tokenization
+//! ├─ queue
+//! ├─ model_inference ───────────> batch         links, both ways: requests share a forward pass
+//! └─ postprocessing
+//!
+//! cold_start                                    a trace of its own
+//! ├─ open
+//! └─ ...
+//! ```
+//!
+//! Spans are made when a request has ended, from what is known of it by then: one that is not kept
+//! costs its ids. Nothing waits for a collector.
+
+mod context;
+mod exporter;
+mod settings;
+
+use std::{
+    borrow::Cow,
+    sync::OnceLock,
+    time::{Duration, Instant, SystemTime},
+};
+
+use opentelemetry::{
+    InstrumentationScope, KeyValue,
+    trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceState},
+};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanExporter};
+
+use self::exporter::Outbox;
+pub use self::{
+    context::TraceContext,
+    settings::{Protocol, Sampler, Settings},
+};
+use crate::{Facts, Stage};
+
+static TRACER: OnceLock<Tracer> = OnceLock::new();
+
+/// Traces cannot be sent as the environment asks.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot send traces")]
+pub struct TraceError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// Makes spans, and sends those that are kept.
+#[derive(Debug)]
+struct Tracer {
+    function: &'static str,
+    settings: Settings,
+    outbox: Outbox,
+    scope: InstrumentationScope,
+}
+
+/// Sends the traces of `function` as `settings` say. Only the first call counts, and only within a
+/// runtime of tokio.
+///
+/// # Errors
+///
+/// [`TraceError`] if the environment names a collector that cannot be one.
+pub fn start(function: &'static str, settings: Settings) -> Result<(), TraceError> {
+    let exporter = exporter::exporter(function, &settings);
+    let exporter = exporter.map_err(|error| TraceError(error.into()))?;
+    let _ = TRACER.set(Tracer::new(function, settings, exporter));
+    Ok(())
+}
+
+/// Waits until all spans that have ended were sent, but no longer than `limit`, and not at all while
+/// nobody takes them.
+pub async fn flush(limit: Duration) {
+    if let Some(tracer) = TRACER.get() {
+        tracer.outbox.flush(limit).await;
+    }
+}
+
+/// The span of a request that has begun.
+#[derive(Debug)]
+pub struct RequestSpan {
+    tracer: &'static Tracer,
+    context: TraceContext,
+    parent: Option<TraceContext>,
+    state: TraceState,
+    clock: Clock,
+}
+
+/// What is known of a request over HTTP besides [`Facts`].
+#[derive(Debug, Clone, Copy)]
+pub struct HttpFacts<'a> {
+    /// `POST`
+    pub method: &'a str,
+    /// `/v1/models/{model}`
+    pub route: &'a str,
+    /// 200
+    pub status: u16,
+    /// `x-request-id`
+    pub request_id: &'a str,
+}
+
+impl RequestSpan {
+    /// Begins with the headers `traceparent` and `tracestate` of a request; `None` if traces are not
+    /// sent.
+    #[must_use]
+    pub fn begin(traceparent: Option<&str>, tracestate: Option<&str>) -> Option<Self> {
+        let tracer = TRACER.get()?;
+        Some(tracer.begin(traceparent, tracestate))
+    }
+
+    /// Its place in its trace.
+    #[must_use]
+    pub fn context(&self) -> TraceContext {
+        self.context
+    }
+
+    /// Ends now, and is sent if its trace is kept.
+    pub fn end(self, http: HttpFacts<'_>, facts: &Facts) {
+        if self.context.is_sampled {
+            self.tracer.outbox.put(self.spans(http, facts).into_iter());
+        }
+    }
+
+    fn spans(self, http: HttpFacts<'_>, facts: &Facts) -> Vec<SpanData> {
+        let Self { tracer, context, parent, state, clock } = &self;
+        let ended = Instant::now();
+        let span_context = |context: TraceContext| context.span_context(state.clone());
+        let mut request =
+            tracer.span(tracer.function, span_context(*context), clock, clock.instant, ended);
+        if let Some(parent) = parent {
+            request.parent_span_id = SpanId::from(parent.span_id);
+            request.parent_span_is_remote = true;
+        }
+        request.span_kind = SpanKind::Server;
+        request.attributes = vec![
+            KeyValue::new("http.request.method", http.method.to_owned()),
+            KeyValue::new("http.route", http.route.to_owned()),
+            KeyValue::new("http.response.status_code", i64::from(http.status)),
+            KeyValue::new("request_id", http.request_id.to_owned()),
+        ];
+        if http.status >= 500 {
+            request.status = Status::error("");
+            request.attributes.push(KeyValue::new("error.type", http.status.to_string()));
+        }
+        let mut spans = vec![request];
+        let Some(asked) = facts.asked else { return spans };
+        let request = &mut spans[0];
+        request.attributes.extend([
+            KeyValue::new("num_texts", number(facts.num_texts)),
+            KeyValue::new("text_length", number(facts.text_length)),
+            KeyValue::new("num_tokens", number(facts.num_tokens)),
+        ]);
+        if let Some(label) = &facts.label {
+            request.attributes.push(KeyValue::new("prediction_label", label.clone()));
+        }
+        request.attributes.extend(model(facts));
+
+        // Of several texts, the longest of each step: no step is longer than the request.
+        let mut start = asked;
+        let mut child = |name: &'static str, duration: Option<Duration>| {
+            let end = duration.and_then(|duration| start.checked_add(duration));
+            let end = end.unwrap_or(ended).min(ended);
+            let child = span_context(tracer.child(*context));
+            let mut span = tracer.span(name, child, clock, start, end);
+            span.parent_span_id = SpanId::from(context.span_id);
+            start = end;
+            span
+        };
+        let mut tokenization = child("tokenization", Some(facts.tokenization));
+        tokenization.attributes.push(KeyValue::new("num_tokens", number(facts.num_tokens)));
+        let queue = child("queue", Some(facts.queue));
+        let mut inference = child("model_inference", Some(facts.forward));
+        inference.attributes.push(KeyValue::new("batch_size", number(facts.batch_size)));
+        inference.attributes.extend(model(facts));
+        inference.links.links.extend(facts.batch.map(link));
+        let postprocessing = child("postprocessing", None);
+        spans.extend([tokenization, queue, inference, postprocessing]);
+        spans
+    }
+}
+
+/// A forward pass that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Forward<'a> {
+    /// Whose.
+    pub model: &'a str,
+    /// Of the model.
+    pub version: &'a str,
+    /// Texts.
+    pub batch_size: usize,
+    /// Tokens of these.
+    pub num_tokens: usize,
+    /// When it began.
+    pub started: Instant,
+    /// How long it took.
+    pub duration: Duration,
+    /// Whether it failed.
+    pub failed: bool,
+}
+
+/// The span of a forward pass that the requests of `members` shared: a trace of its own, which names
+/// them. `None` if none of theirs is kept.
+pub fn batch(
+    forward: Forward<'_>,
+    members: impl Iterator<Item = TraceContext>,
+) -> Option<TraceContext> {
+    let tracer = TRACER.get()?;
+    let (context, span) = tracer.batch(forward, members)?;
+    tracer.outbox.put([span].into_iter());
+    Some(context)
+}
+
+/// The trace of a start that took `total`, until now.
+pub(crate) fn cold_start(stages: &[Stage], total: Duration) {
+    if let Some(tracer) = TRACER.get() {
+        tracer.outbox.put(tracer.cold_start(stages, total).into_iter());
+    }
+}
+
+impl Tracer {
+    fn new(
+        function: &'static str,
+        settings: Settings,
+        exporter: impl SpanExporter + 'static,
+    ) -> Self {
+        let scope = InstrumentationScope::builder("sanderling");
+        let scope = scope.with_version(env!("CARGO_PKG_VERSION")).build();
+        let outbox = Outbox::start(exporter, &settings);
+        Self { function, settings, outbox, scope }
+    }
+
+    fn begin(&'static self, traceparent: Option<&str>, tracestate: Option<&str>) -> RequestSpan {
+        let parent = traceparent.filter(|_| self.settings.takes_parents);
+        let parent = parent.and_then(TraceContext::parse);
+        let context = match parent {
+            None => self.root(),
+            Some(parent) => TraceContext {
+                is_sampled: self.settings.sampler.keeps(parent.trace_id, Some(parent)),
+                ..self.child(parent)
+            },
+        };
+        let state = tracestate.filter(|_| parent.is_some());
+        let state = state.and_then(|state| state.parse().ok()).unwrap_or_default();
+        RequestSpan { tracer: self, context, parent, state, clock: Clock::now() }
+    }
+
+    fn batch(
+        &self,
+        forward: Forward<'_>,
+        members: impl Iterator<Item = TraceContext>,
+    ) -> Option<(TraceContext, SpanData)> {
+        let mut members = members.filter(|member| member.is_sampled).peekable();
+        members.peek()?;
+        let context = TraceContext { is_sampled: true, ..self.root() };
+        let ended = forward.started + forward.duration;
+        let span_context = context.span_context(TraceState::default());
+        let mut span = self.span("batch", span_context, &Clock::now(), forward.started, ended);
+        span.attributes = vec![
+            KeyValue::new("batch_size", number(forward.batch_size)),
+            KeyValue::new("num_tokens", number(forward.num_tokens)),
+            KeyValue::new("model", forward.model.to_owned()),
+            KeyValue::new("model_version", forward.version.to_owned()),
+        ];
+        if forward.failed {
+            span.status = Status::error("");
+        }
+        // Texts of one request come one behind the other.
+        let mut links: Vec<TraceContext> = members.collect();
+        links.dedup();
+        let max_links = self.settings.max_links;
+        span.links.dropped_count = links.len().saturating_sub(max_links) as u32;
+        span.links.links.extend(links.into_iter().take(max_links).map(link));
+        Some((context, span))
+    }
+
+    fn cold_start(&self, stages: &[Stage], total: Duration) -> Vec<SpanData> {
+        let context = self.root();
+        if !context.is_sampled {
+            return Vec::new();
+        }
+        let clock = Clock::now();
+        let started = clock.instant.checked_sub(total).unwrap_or(clock.instant);
+        let span_context = |context: TraceContext| context.span_context(TraceState::default());
+        let root = self.span("cold_start", span_context(context), &clock, started, clock.instant);
+        let stage = |stage: &Stage| {
+            let start = started + stage.start;
+            let end = start + stage.duration;
+            let child = span_context(self.child(context));
+            let mut span = self.span(stage.name, child, &clock, start, end);
+            span.parent_span_id = SpanId::from(context.span_id);
+            span
+        };
+        std::iter::once(root).chain(stages.iter().map(stage)).collect()
+    }
+
+    /// A new trace.
+    fn root(&self) -> TraceContext {
+        let ids = RandomIdGenerator::default();
+        let trace_id = u128::from_be_bytes(ids.new_trace_id().to_bytes());
+        let is_sampled = self.settings.sampler.keeps(trace_id, None);
+        self.child(TraceContext { trace_id, span_id: 0, is_sampled })
+    }
+
+    /// A new span in the trace of `parent`.
+    fn child(&self, parent: TraceContext) -> TraceContext {
+        let span_id = RandomIdGenerator::default().new_span_id();
+        TraceContext { span_id: u64::from_be_bytes(span_id.to_bytes()), ..parent }
+    }
+
+    /// A span without a parent, and with no more to it than this.
+    fn span(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        span_context: SpanContext,
+        clock: &Clock,
+        start: Instant,
+        end: Instant,
+    ) -> SpanData {
+        SpanData {
+            span_context,
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: name.into(),
+            start_time: clock.time(start),
+            end_time: clock.time(end),
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: Default::default(),
+            links: Default::default(),
+            status: Status::Unset,
+            instrumentation_scope: self.scope.clone(),
+        }
+    }
+}
+
+/// One moment on both clocks: spans have the time of day, but are measured by one that never jumps.
+#[derive(Debug)]
+struct Clock {
+    instant: Instant,
+    time: SystemTime,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self { instant: Instant::now(), time: SystemTime::now() }
+    }
+
+    fn time(&self, instant: Instant) -> SystemTime {
+        match instant.checked_duration_since(self.instant) {
+            Some(after) => self.time + after,
+            None => self.time - (self.instant - instant),
+        }
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn model(facts: &Facts) -> impl Iterator<Item = KeyValue> {
+    let model = facts.model.clone().map(|model| KeyValue::new("model", model));
+    let version = facts.version.clone().map(|version| KeyValue::new("model_version", version));
+    model.into_iter().chain(version)
+}
+
+fn link(context: TraceContext) -> Link {
+    Link::new(context.span_context(TraceState::default()), Vec::new(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::error::OTelSdkResult;
+
+    use super::*;
+
+    pub(super) fn settings() -> Settings {
+        let vars = [
+            ("OTEL_TRACES_EXPORTER", "otlp"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "8"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "3"),
+            ("OTEL_SPAN_LINK_COUNT_LIMIT", "2"),
+        ];
+        let var = |name: &str| vars.iter().find(|(known, _)| *known == name);
+        let settings = Settings::from_vars(|name| var(name).map(|(_, value)| (*value).to_owned()));
+        settings.unwrap().unwrap()
+    }
+
+    pub(super) fn span() -> SpanData {
+        let (clock, now) = (Clock::now(), Instant::now());
+        tracer().span("span", SpanContext::empty_context(), &clock, now, now)
+    }
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl SpanExporter for Nobody {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    fn tracer() -> &'static Tracer {
+        Box::leak(Box::new(Tracer::new("predict", settings(), Nobody)))
+    }
+
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    const HTTP: HttpFacts<'_> =
+        HttpFacts { method: "POST", route: "/predict", status: 200, request_id: "r-1" };
+
+    fn attribute(span: &SpanData, name: &str) -> Option<String> {
+        let attribute = span.attributes.iter().find(|attribute| attribute.key.as_str() == name);
+        attribute.map(|attribute| attribute.value.as_str().into_owned())
+    }
+
+    fn length(span: &SpanData) -> Duration {
+        span.end_time.duration_since(span.start_time).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_has_a_span_for_each_step_of_its_texts() {
+        let mut request = tracer().begin(Some(TRACE), Some("vendor=1,other=2"));
+        // Half a second ago.
+        request.clock.instant -= Duration::from_millis(500);
+        request.clock.time -= Duration::from_millis(500);
+        let (context, began) = (request.context(), request.clock.instant);
+        let shared = TraceContext { trace_id: 5, span_id: 6, is_sampled: true };
+        let facts = Facts {
+            num_texts: 1,
+            text_length: 13,
+            num_tokens: 5,
+            label: Some("POSITIVE".to_owned()),
+            tokenization: Duration::from_millis(1),
+            queue: Duration::from_millis(20),
+            forward: Duration::from_millis(300),
+            asked: Some(began + Duration::from_millis(10)),
+            model: Some("sst2".into()),
+            version: Some("abc".into()),
+            batch_size: 4,
+            batch: Some(shared),
+        };
+        let spans = request.spans(HTTP, &facts);
+        let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+        assert_eq!(
+            names,
+            ["predict", "tokenization", "queue", "model_inference", "postprocessing"]
+        );
+        let parent = TraceContext::parse(TRACE).unwrap();
+        assert_eq!(spans[0].parent_span_id, SpanId::from(parent.span_id));
+        assert!(spans[0].parent_span_is_remote);
+        for (index, span) in spans.iter().enumerate() {
+            let of = &span.span_context;
+            assert_eq!(of.trace_id().to_bytes(), parent.trace_id.to_be_bytes());
+            assert_eq!(of.trace_state().header(), "vendor=1,other=2");
+            assert!(of.is_sampled());
+            let is_first = index == 0;
+            assert_eq!(of.span_id() == SpanId::from(context.span_id), is_first);
+            assert_eq!(span.parent_span_id == SpanId::from(context.span_id), !is_first);
+        }
+        for (name, value) in [
+            ("http.request.method", "POST"),
+            ("http.route", "/predict"),
+            ("http.response.status_code", "200"),
+            ("request_id", "r-1"),
+            ("text_length", "13"),
+            ("num_tokens", "5"),
+            ("prediction_label", "POSITIVE"),
+            ("model", "sst2"),
+            ("model_version", "abc"),
+        ] {
+            assert_eq!(attribute(&spans[0], name).as_deref(), Some(value), "{name}");
+        }
+        let [_, tokenization, queue, inference, postprocessing] = &spans[..] else { panic!() };
+        assert_eq!(
+            [tokenization, queue, inference].map(length),
+            [1, 20, 300].map(Duration::from_millis)
+        );
+        assert_eq!(tokenization.start_time, spans[0].start_time + Duration::from_millis(10));
+        assert_eq!(inference.end_time, postprocessing.start_time);
+        assert_eq!(postprocessing.end_time, spans[0].end_time);
+        assert_eq!(attribute(inference, "batch_size").as_deref(), Some("4"));
+        assert_eq!(inference.links[0].span_context, shared.span_context(TraceState::default()));
+    }
+
+    #[tokio::test]
+    async fn a_request_without_texts_has_one_span_and_a_failure_is_one() {
+        let request = tracer().begin(None, Some("vendor=1"));
+        let spans = request.spans(HttpFacts { status: 503, ..HTTP }, &Facts::default());
+        assert_eq!(spans.len(), 1);
+        assert_eq!(spans[0].parent_span_id, SpanId::INVALID);
+        assert_eq!(spans[0].span_context.trace_state().header(), "", "of no parent");
+        assert_eq!(spans[0].status, Status::error(""));
+        assert_eq!(attribute(&spans[0], "error.type").as_deref(), Some("503"));
+    }
+
+    #[tokio::test]
+    async fn no_step_ends_after_its_request() {
+        let request = tracer().begin(None, None);
+        let facts = Facts {
+            asked: Some(request.clock.instant),
+            queue: Duration::from_secs(5),
+            forward: Duration::MAX,
+            ..Facts::default()
+        };
+        let spans = request.spans(HTTP, &facts);
+        assert!(spans.iter().all(|span| span.end_time <= spans[0].end_time));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_understands_begins_a_trace_anew() {
+        let [one, other] =
+            ["nonsense", "00-0-0-01"].map(|parent| tracer().begin(Some(parent), None));
+        assert!(one.parent.is_none() && other.parent.is_none());
+        assert_ne!(one.context().trace_id, other.context().trace_id);
+        let dropped = tracer().begin(Some(&TRACE.replace("-01", "-00")), None);
+        assert!(dropped.parent.is_some() && !dropped.context().is_sampled);
+    }
+
+    #[tokio::test]
+    async fn a_batch_names_the_requests_that_are_kept() {
+        let member = |trace_id, is_sampled| TraceContext { trace_id, span_id: 1, is_sampled };
+        let forward = Forward {
+            model: "sst2",
+            version: "abc",
+            batch_size: 5,
+            num_tokens: 40,
+            started: Instant::now(),
+            duration: Duration::from_millis(3),
+            failed: false,
+        };
+        let of = |members: &[TraceContext]| tracer().batch(forward, members.iter().copied());
+        assert!(of(&[member(1, false)]).is_none());
+        let members = [member(1, true), member(1, true), member(2, false), member(3, true)];
+        let (context, span) = of(&members).unwrap();
+        assert_eq!(span.span_context, context.span_context(TraceState::default()));
+        let traces = |span: &SpanData| -> Vec<u128> {
+            let links = span.links.iter();
+            links.map(|link| u128::from_be_bytes(link.span_context.trace_id().to_bytes())).collect()
+        };
+        assert_eq!((traces(&span), span.links.dropped_count), (vec![1, 3], 0));
+        assert_eq!(length(&span), Duration::from_millis(3));
+        assert_eq!(attribute(&span, "batch_size").as_deref(), Some("5"));
+        let members = [1, 2, 3, 4].map(|trace_id| member(trace_id, true));
+        let (_, span) = of(&members).unwrap();
+        assert_eq!((traces(&span), span.links.dropped_count), (vec![1, 2], 2));
+    }
+
+    #[tokio::test]
+    async fn a_start_is_a_trace_of_its_stages() {
+        let millis = Duration::from_millis;
+        let stages = [
+            Stage { name: "open", start: millis(1), duration: millis(5) },
+            Stage { name: "warm_up", start: millis(4), duration: millis(6) },
+        ];
+        let spans = tracer().cold_start(&stages, millis(12));
+        let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+        assert_eq!(names, ["cold_start", "open", "warm_up"]);
+        assert_eq!(length(&spans[0]), millis(12));
+        assert_eq!(spans[1].start_time, spans[0].start_time + millis(1));
+        assert_eq!(length(&spans[2]), millis(6));
+        for stage in &spans[1..] {
+            assert_eq!(stage.parent_span_id, spans[0].span_context.span_id());
+            assert_eq!(stage.span_context.trace_id(), spans[0].span_context.trace_id());
+        }
+    }
+}
