@@ -1,4 +1,4 @@
-"""A collector of traces as OpenTelemetry's own protocol files describe one: OTLP over HTTP and gRPC."""
+"""A collector of traces and metrics by OpenTelemetry's own protocol files: OTLP over HTTP and gRPC."""
 
 import contextlib
 import gzip
@@ -9,6 +9,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -17,6 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     TraceServiceServicer,
     add_TraceServiceServicer_to_server,
 )
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 WAIT_SECS = 30
@@ -26,14 +35,22 @@ WAIT_SECS = 30
 class Collector:
     url: str = ""
     spans: list[Span] = field(default_factory=list)
+    # The metrics of each request by their names.
+    pushes: list[dict[str, Metric]] = field(default_factory=list)
     resources: list[dict] = field(default_factory=list)
     headers: list[dict] = field(default_factory=list)
 
-    def take(self, request: ExportTraceServiceRequest, headers: dict) -> None:
-        for of_resource in request.resource_spans:
+    def take(self, request, headers: dict) -> None:
+        if isinstance(request, ExportTraceServiceRequest):
+            for of_resource in request.resource_spans:
+                self.resources.append(attributes(of_resource.resource))
+                for of_scope in of_resource.scope_spans:
+                    self.spans.extend(of_scope.spans)
+        else:
+            [of_resource] = request.resource_metrics
+            [of_scope] = of_resource.scope_metrics
             self.resources.append(attributes(of_resource.resource))
-            for of_scope in of_resource.scope_spans:
-                self.spans.extend(of_scope.spans)
+            self.pushes.append({metric.name: metric for metric in of_scope.metrics})
         self.headers.append({name.lower(): value for name, value in headers.items()})
 
     def named(self, name: str, count: int = 1) -> list[Span]:
@@ -70,14 +87,13 @@ def over_http(port: int = 0):
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            assert self.path == "/v1/traces" and self.headers["content-type"] == PROTOBUF
-            collector.take(ExportTraceServiceRequest.FromString(body), dict(self.headers))
-            answer = ExportTraceServiceResponse().SerializeToString()
+            assert self.headers["content-type"] == PROTOBUF
+            collector.take(REQUESTS[self.path].FromString(body), dict(self.headers))
             self.send_response(200)
             self.send_header("content-type", PROTOBUF)
-            self.send_header("content-length", str(len(answer)))
+            # Of an answer that has nothing to say.
+            self.send_header("content-length", "0")
             self.end_headers()
-            self.wfile.write(answer)
 
         def log_message(self, *_):
             pass
@@ -94,19 +110,26 @@ def over_http(port: int = 0):
 
 
 PROTOBUF = "application/x-protobuf"
+REQUESTS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 
 
 @contextlib.contextmanager
 def over_grpc():
     collector = Collector()
 
-    class Servicer(TraceServiceServicer):
+    class Traces(TraceServiceServicer):
         def Export(self, request, context):
             collector.take(request, dict(context.invocation_metadata()))
             return ExportTraceServiceResponse()
 
+    class Metrics(MetricsServiceServicer):
+        def Export(self, request, context):
+            collector.take(request, dict(context.invocation_metadata()))
+            return ExportMetricsServiceResponse()
+
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    add_TraceServiceServicer_to_server(Servicer(), server)
+    add_TraceServiceServicer_to_server(Traces(), server)
+    add_MetricsServiceServicer_to_server(Metrics(), server)
     collector.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

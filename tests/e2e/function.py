@@ -45,7 +45,7 @@ class Function:
         deadline = time.monotonic() + START_SECS
         while True:
             for line in self.logs:
-                if line["message"] == message:
+                if line.get("message") == message:
                     return line
             line = self._lines.get(timeout=deadline - time.monotonic())
             assert line is not None, f"ended before it said {message!r}: {self.logs}"

@@ -84,8 +84,8 @@ def on_lambda():
 
 
 @contextlib.contextmanager
-def behind_runtime_api(**settings):
-    """The Runtime API before `predict`, which SIGTERM must end with 0."""
+def behind_runtime_api(output=None, **settings):
+    """The Runtime API before `predict`, which SIGTERM must end with 0 and whose log goes to `output`."""
     with runtime_api() as api:
         settings |= {
             "AWS_LAMBDA_RUNTIME_API": api.address,
@@ -93,7 +93,8 @@ def behind_runtime_api(**settings):
             "AWS_LAMBDA_FUNCTION_VERSION": "1",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769",
         }
-        process = subprocess.Popen([PREDICT], cwd=ROOT, env=environment(**settings))
+        environ = environment(**settings)
+        process = subprocess.Popen([PREDICT], cwd=ROOT, env=environ, stdout=output)
         try:
             yield api
             process.send_signal(signal.SIGTERM)

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from collector import over_http
 from function import EMBED, PREDICT, RERANK, ROOT, running
 from metrics import families
 from picture import draw
@@ -90,6 +91,12 @@ class Prometheus:
             for series in answer.json()["data"]["result"]
         ]
 
+    def exemplars(self, expression: str) -> list[dict]:
+        now = time.time()
+        parameters = {"query": expression, "start": now - LOAD_SECS, "end": now}
+        answer = httpx.get(f"{self.url}/api/v1/query_exemplars", params=parameters)
+        return [one for series in answer.json()["data"] for one in series["exemplars"]]
+
     def wait_for(self, expression: str) -> None:
         deadline = time.monotonic() + 30
         while not self.query(expression):
@@ -120,6 +127,7 @@ def prometheus(folder: Path, targets: dict[str, list[tuple[int, dict]]]):
             f"--config.file={folder}/prometheus.yml",
             f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address=127.0.0.1:{port}",
+            "--enable-feature=exemplar-storage",
         ],
         stderr=(folder / "log").open("w"),
     )
@@ -159,8 +167,10 @@ def call(functions: dict, stop: threading.Event) -> None:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """Three functions that have been under load, and the Prometheus that watched them."""
+    """Three functions that have been under load, what watched them, and what got their traces."""
     with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(over_http())
+        traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": 100}
         redis = stack.enter_context(redis_server())
         settings = {"AUTH": "jwt", "JWT_SECRET": SECRET, "ALLOWED_ROLES": "user"}
         limits = {"RATE_LIMITS": "user=100000/min", "REDIS_URL": redis.url}
@@ -168,7 +178,7 @@ def watched(tmp_path_factory):
         cache = tmp_path_factory.mktemp("cache")
         fetched = {"MODEL_URI": model, "CACHE_DIR": cache}
         functions = {
-            "predict": running(binary=PREDICT, **settings, **limits, **fetched),
+            "predict": running(binary=PREDICT, **settings, **limits, **fetched, **traces),
             "embed": running(binary=EMBED),
             "rerank": running(binary=RERANK, MODEL_URI=RERANKER),
         }
@@ -188,7 +198,7 @@ def watched(tmp_path_factory):
         stack.callback(load.join)
         stack.callback(stop.set)
         time.sleep(LOAD_SECS)
-        yield functions, server
+        yield functions, server, collector
 
 
 def serve(stack: contextlib.ExitStack, folder: Path) -> int:
@@ -220,6 +230,22 @@ def test_the_dashboard_can_be_looked_at(watched):
         (FILES / "dashboard.svg").write_text(picture)
 
 
+def test_a_latency_leads_to_its_trace(watched):
+    _, server, collector = watched
+    exemplars = server.exemplars('prediction_latency_seconds_bucket{function="predict"}')
+    told = {exemplar["labels"]["trace_id"] for exemplar in exemplars}
+    assert told and told <= {span.trace_id.hex() for span in collector.named("predict")}
+
+
+def test_the_collector_s_parts_are_those_of_its_pipelines():
+    config = yaml.safe_load((FILES / "collector.yml").read_text())
+    pipelines = config["service"]["pipelines"].values()
+    for kind in ["receivers", "processors", "exporters"]:
+        assert {name for pipeline in pipelines for name in pipeline[kind]} == config[kind].keys()
+    ports = {of["endpoint"] for of in config["receivers"]["otlp"]["protocols"].values()}
+    assert ports == {"0.0.0.0:4317", "0.0.0.0:4318"}, "those of the protocol"
+
+
 @pytest.mark.parametrize("rule", [rule for rule in rules() if "record" in rule], ids=str)
 def test_every_record_is_there(watched, rule):
     for function in ["predict", "embed", "rerank"]:
@@ -243,7 +269,7 @@ def test_nothing_fires_while_all_is_well(watched):
 
 
 def test_a_function_that_is_killed_raises_the_alert(watched):
-    functions, server = watched
+    functions, server, _ = watched
     functions["rerank"].process.kill()
     server.wait_for(FIRING)
 

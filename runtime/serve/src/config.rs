@@ -12,7 +12,7 @@ use std::{
 use ::admission::{AuthOptions, InputRules, IssuerOptions, Proxies, RateLimits, RedisOptions};
 use engine::{Options, Pooling, Precision};
 use pipeline::{BatchLimits, TokenLimits, Truncation};
-use telemetry::{LogFormat, trace};
+use telemetry::{LogFormat, push, trace};
 
 pub(crate) use self::settings::Help;
 use self::{
@@ -22,9 +22,9 @@ use self::{
         HF_TOKEN_FILE, IDLE_TIMEOUT_MS, LOG_FORMAT, MAX_BATCH_REQUESTS, MAX_BATCH_TOKENS,
         MAX_BODIES_BYTES, MAX_BODY_BYTES, MAX_CACHE_BYTES, MAX_CLIENT_BATCH_SIZE,
         MAX_CONCURRENT_REQUESTS, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_INPUT_CHARS,
-        MAX_INPUT_TOKENS, MAX_QUEUE_REQUESTS, MAX_QUEUE_WAIT_MS, METRICS_PORT, MODEL_RELOAD,
-        MODEL_URI, NUM_THREADS, POOLING, PORT, PRECISION, REQUEST_TIMEOUT_MS, RUST_LOG, TOKEN,
-        TRUNCATION, settings,
+        MAX_INPUT_TOKENS, MAX_QUEUE_REQUESTS, MAX_QUEUE_WAIT_MS, METRICS_NAMESPACE, METRICS_PORT,
+        MODEL_RELOAD, MODEL_URI, NUM_THREADS, POOLING, PORT, PRECISION, REQUEST_TIMEOUT_MS,
+        RUST_LOG, TOKEN, TRUNCATION, settings,
     },
 };
 
@@ -89,6 +89,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `RUST_LOG`: which events are logged.
     pub log_filter: String,
+    /// `METRICS_NAMESPACE`: CloudWatch's, of metrics that are written as lines, if they are.
+    pub metrics_namespace: Option<String>,
+    /// `OTEL_…`: how metrics are sent, if they are.
+    pub metrics_push: Option<push::Settings>,
     /// `OTEL_…`: how traces are sent, if they are.
     pub traces: Option<trace::Settings>,
 }
@@ -219,7 +223,9 @@ impl Config {
             idle_timeout: reader.millis(&IDLE_TIMEOUT_MS),
             log_format: reader.log_format(),
             log_filter: reader.text(&RUST_LOG),
-            traces: reader.traces(),
+            metrics_namespace: reader.metrics_namespace(),
+            metrics_push: reader.open_telemetry(|var| push::Settings::from_vars(var)),
+            traces: reader.open_telemetry(|var| trace::Settings::from_vars(var)),
         };
         let most = config.batch_limits.max_queue_requests;
         if config.max_client_batch_size > most {
@@ -303,9 +309,28 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Reload::Off
     }
 
-    fn traces(&mut self) -> Option<trace::Settings> {
-        trace::Settings::from_vars(&self.var).unwrap_or_else(|mistakes| {
-            self.mistakes.extend(mistakes);
+    fn metrics_namespace(&mut self) -> Option<String> {
+        let text = self.text(&METRICS_NAMESPACE);
+        let allowed =
+            |character: char| character.is_ascii_alphanumeric() || ".-_/#: ".contains(character);
+        if text.len() > 255 || text.starts_with("AWS/") || !text.chars().all(allowed) {
+            self.mistakes.push(format!(
+                "METRICS_NAMESPACE: \"{text}\" is not 1 to 255 of A-Z a-z 0-9 . - _ / # : and blanks, \
+                 or is AWS' own"
+            ));
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn open_telemetry<T>(
+        &mut self,
+        read: impl FnOnce(&F) -> Result<Option<T>, Vec<String>>,
+    ) -> Option<T> {
+        read(&self.var).unwrap_or_else(|mistakes| {
+            // Both read some variables.
+            let new = mistakes.into_iter().filter(|mistake| !self.mistakes.contains(mistake));
+            let new: Vec<String> = new.collect();
+            self.mistakes.extend(new);
             None
         })
     }

@@ -2,7 +2,7 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use axum::Router;
 use pipeline::Pipeline;
-use telemetry::{Causes, trace};
+use telemetry::{Causes, cloudwatch, push, trace};
 use tokio::signal::unix::{SignalKind, signal};
 use weights::Bundle;
 
@@ -20,7 +20,7 @@ use crate::{
     service::Service,
 };
 
-/// Longest that the end of a process waits for its last traces to be sent.
+/// Longest that the end of a process waits for its last traces and metrics to be sent.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 
 /// Runs `function` from the command line to the end of the process.
@@ -103,6 +103,12 @@ pub(crate) async fn serve<P: Service>(
     if let Some(settings) = config.traces.clone() {
         trace::start(function, settings)?;
     }
+    if let Some(settings) = config.metrics_push.clone() {
+        push::start(function, settings)?;
+    }
+    if let Some(namespace) = config.metrics_namespace.clone() {
+        cloudwatch::start(function, namespace);
+    }
     load(config.clone())?;
     match platform {
         Platform::Http { port } => {
@@ -120,7 +126,7 @@ pub(crate) async fn serve<P: Service>(
             () = stop => {}
         },
     }
-    trace::flush(LAST_FLUSH).await;
+    telemetry::flush(LAST_FLUSH).await;
     tracing::info!("stopped");
     Ok(())
 }

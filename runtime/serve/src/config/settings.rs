@@ -109,21 +109,27 @@ pub(super) const ALLOW_TOKEN_IDS: Setting = setting(
 pub(super) const RUST_LOG: Setting = setting("RUST_LOG", "info", "which events are logged");
 pub(super) const LOG_FORMAT: Setting =
     setting("LOG_FORMAT", "", "json or text (default: text on a terminal, else json)");
+pub(super) const METRICS_NAMESPACE: Setting = setting(
+    "METRICS_NAMESPACE",
+    "",
+    "CloudWatch namespace of metrics, which are then lines of the log as well (default: none)",
+);
 
-/// Read by [`telemetry::trace`], with others of OpenTelemetry.
-const TRACE_SETTINGS: [Setting; 6] = [
+/// Read by [`telemetry`], with others of OpenTelemetry.
+const OTEL_SETTINGS: [Setting; 7] = [
     setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "",
         "where traces are sent: http(s)://… (default: nowhere)",
     ),
+    setting("OTEL_METRICS_EXPORTER", "none", "otlp if metrics are sent there, too"),
     setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "how: http/protobuf or grpc"),
     setting("OTEL_EXPORTER_OTLP_HEADERS", "", "with which headers: name=value,…"),
-    setting("OTEL_SERVICE_NAME", "", "whose traces they are (default: the function's name)"),
+    setting("OTEL_SERVICE_NAME", "", "whose they are (default: the function's name)"),
     setting(
         "OTEL_TRACES_SAMPLER",
         "parentbased_always_on",
-        "which are kept: always_on, always_off, traceidratio, or these behind parentbased_",
+        "which traces are kept: always_on, always_off, traceidratio, or these behind parentbased_",
     ),
     setting("OTEL_TRACES_SAMPLER_ARG", "1", "the share of traceidratio, from 0 to 1"),
 ];
@@ -160,7 +166,7 @@ const SETTINGS: [Setting; 30] = [
     TRUNCATION,
     ALLOW_TOKEN_IDS,
 ];
-const LOG_SETTINGS: [Setting; 2] = [RUST_LOG, LOG_FORMAT];
+const LOG_SETTINGS: [Setting; 3] = [RUST_LOG, LOG_FORMAT, METRICS_NAMESPACE];
 
 /// Those of a function without a model that are not about tokens.
 const EDGE_SETTINGS: [Setting; 11] = [
@@ -183,9 +189,10 @@ pub(super) const TOKEN: &str = "token";
 /// All settings of `function`, in the order of `--help`.
 pub(super) fn settings(function: &str) -> Vec<Setting> {
     match function {
-        TOKEN => [&EDGE_SETTINGS[..], &admission::TOKEN_SETTINGS, &LOG_SETTINGS, &TRACE_SETTINGS]
-            .concat(),
-        _ => [&SETTINGS[..], &admission::SETTINGS, &LOG_SETTINGS, &TRACE_SETTINGS].concat(),
+        TOKEN => {
+            [&EDGE_SETTINGS[..], &admission::TOKEN_SETTINGS, &LOG_SETTINGS, &OTEL_SETTINGS].concat()
+        }
+        _ => [&SETTINGS[..], &admission::SETTINGS, &LOG_SETTINGS, &OTEL_SETTINGS].concat(),
     }
 }
 

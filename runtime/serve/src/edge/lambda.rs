@@ -18,7 +18,7 @@ pub(crate) async fn serve(app: Router) -> Result<(), lambda_http::Error> {
     lambda_http::run_concurrent(service_fn(move |request| answer(app.clone(), request))).await
 }
 
-/// Longest that an answer waits for its trace to be sent: with the answer, Lambda freezes the
+/// Longest that an answer waits for its trace and metrics to be sent: with the answer, Lambda freezes the
 /// process, for however long.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
@@ -30,7 +30,7 @@ async fn answer(
     let Ok(response) = app.oneshot(with_peer(without_stage(request))).await;
     let (parts, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
-    telemetry::trace::flush(FLUSH_LIMIT).await;
+    telemetry::flush(FLUSH_LIMIT).await;
     Ok(Response::from_parts(parts, Full::new(body)))
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::{Definition, Kind, text::Writer};
+use super::{BucketCount, Definition, Kind, Sink};
 
 /// Most series of one metric; what would be more counts in one whose labels are all `other`.
 pub const MAX_SERIES: usize = 1000;
@@ -84,15 +84,15 @@ impl<M: Metric, const N: usize> Family<M, N> {
         metric
     }
 
-    pub(super) fn write(&self, text: &mut Writer) {
+    pub(super) fn read(&self, sink: &mut dyn Sink) {
         let series = self.series.read().unwrap_or_else(PoisonError::into_inner);
         let mut sorted: Vec<&Series<M, N>> = series.iter().collect();
         sorted.sort_by(|a, b| a.labels.cmp(&b.labels));
-        text.begin(self.definition);
+        sink.begin(self.definition);
         for Series { labels, metric } in sorted {
             let labels =
                 self.definition.labels.iter().copied().zip(labels.iter().map(|label| &**label));
-            metric.write(text, &labels.collect::<Vec<_>>());
+            metric.read(sink, &labels.collect::<Vec<_>>());
         }
     }
 }
@@ -108,7 +108,7 @@ pub(super) trait Metric {
     /// `bounds` are those of the buckets, if it has any.
     fn new(bounds: &'static [f64]) -> Self;
 
-    fn write(&self, text: &mut Writer, labels: &[(&str, &str)]);
+    fn read(&self, sink: &mut dyn Sink, labels: &[(&str, &str)]);
 }
 
 /// A number that only grows.
@@ -132,8 +132,8 @@ impl Metric for Counter {
         Self(AtomicU64::new(0))
     }
 
-    fn write(&self, text: &mut Writer, labels: &[(&str, &str)]) {
-        text.sample("", labels, self.value());
+    fn read(&self, sink: &mut dyn Sink, labels: &[(&str, &str)]) {
+        sink.number(labels, self.value() as f64);
     }
 }
 
@@ -163,8 +163,8 @@ impl Metric for Gauge {
         Self(AtomicU64::new(0.0_f64.to_bits()))
     }
 
-    fn write(&self, text: &mut Writer, labels: &[(&str, &str)]) {
-        text.sample("", labels, self.value());
+    fn read(&self, sink: &mut dyn Sink, labels: &[(&str, &str)]) {
+        sink.number(labels, self.value());
     }
 }
 
@@ -231,16 +231,14 @@ impl Metric for Histogram {
         Self { bounds, buckets, sum: AtomicU64::new(0.0_f64.to_bits()) }
     }
 
-    fn write(&self, text: &mut Writer, labels: &[(&str, &str)]) {
-        let mut count = 0;
+    fn read(&self, sink: &mut dyn Sink, labels: &[(&str, &str)]) {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
-        for (bucket, bound) in self.buckets.iter().zip(bounds) {
-            count += bucket.count.load(Relaxed);
-            let exemplar = *bucket.exemplar.lock().unwrap_or_else(PoisonError::into_inner);
-            text.bucket(labels, bound, count, exemplar);
-        }
-        text.sample("_sum", labels, self.sum());
-        text.sample("_count", labels, count);
+        let buckets = self.buckets.iter().zip(bounds).map(|(bucket, bound)| BucketCount {
+            bound,
+            count: bucket.count.load(Relaxed),
+            exemplar: *bucket.exemplar.lock().unwrap_or_else(PoisonError::into_inner),
+        });
+        sink.histogram(labels, &buckets.collect::<Vec<_>>(), self.sum());
     }
 }
 

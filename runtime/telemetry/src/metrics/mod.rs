@@ -8,8 +8,10 @@
 //! Label values are bounded: a family has at most [`MAX_SERIES`] of them, then all others count as
 //! one. What is recorded costs a hash, a read lock and two atomic additions.
 
+pub mod cloudwatch;
 mod kinds;
 mod process;
+pub mod push;
 mod text;
 
 use std::sync::LazyLock;
@@ -41,6 +43,26 @@ pub enum Kind {
     Gauge,
     /// Observations, in buckets.
     Histogram,
+}
+
+/// Is told what metrics say: of each who it is, then its series.
+trait Sink {
+    /// What follows is of `definition`.
+    fn begin(&mut self, definition: &'static Definition);
+
+    /// A counter or a gauge.
+    fn number(&mut self, labels: &[(&str, &str)], value: f64);
+
+    /// A histogram; the last bucket has no bound.
+    fn histogram(&mut self, labels: &[(&str, &str)], buckets: &[BucketCount], sum: f64);
+}
+
+/// How many observations are not above `bound`, but above that of the bucket before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct BucketCount {
+    bound: f64,
+    count: u64,
+    exemplar: Option<Exemplar>,
 }
 
 impl Definition {
@@ -88,9 +110,9 @@ macro_rules! metrics {
                 }
             }
 
-            fn write(&self, text: &mut text::Writer) {
-                $(self.$name.write(text);)*
-                process::write(text);
+            /// Tells `sink` what all of them say.
+            fn read(&self, sink: &mut dyn Sink) {
+                $(self.$name.read(sink);)*
             }
         }
 
@@ -144,7 +166,8 @@ pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 #[must_use]
 pub fn scrape(format: TextFormat) -> String {
     let mut writer = text::Writer::new(format);
-    METRICS.write(&mut writer);
+    METRICS.read(&mut writer);
+    process::read(&mut writer);
     writer.finish()
 }
 

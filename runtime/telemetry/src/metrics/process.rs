@@ -7,7 +7,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::{Definition, Kind, text::Writer};
+use super::{Definition, Kind, Sink};
 
 pub(super) const ALL: &[Definition] =
     &[CPU_SECONDS, MAX_FDS, OPEN_FDS, RESIDENT_BYTES, START_SECONDS, THREADS, VIRTUAL_BYTES];
@@ -30,12 +30,12 @@ const THREADS: Definition = gauge("process_threads", "Threads that run or wait."
 const VIRTUAL_BYTES: Definition =
     gauge("process_virtual_memory_bytes", "Addresses that are taken.");
 
-/// Writes what can be read; `/proc` may be hidden.
-pub(super) fn write(text: &mut Writer) {
-    let mut sample = |definition: &Definition, value: Option<f64>| {
+/// Reads what can be read; `/proc` may be hidden.
+pub(super) fn read(sink: &mut dyn Sink) {
+    let mut sample = |definition: &'static Definition, value: Option<f64>| {
         if let Some(value) = value {
-            text.begin(definition);
-            text.sample("", &[], value);
+            sink.begin(definition);
+            sink.number(&[], value);
         }
     };
     let ticks = clock_ticks_per_second() as f64;
@@ -67,12 +67,15 @@ fn boot_seconds() -> Option<f64> {
 mod tests {
     use std::time::{SystemTime, UNIX_EPOCH};
 
-    use super::{super::TextFormat, *};
+    use super::{
+        super::text::{TextFormat, Writer},
+        *,
+    };
 
     #[test]
     fn the_process_is_seen() {
         let mut writer = Writer::new(TextFormat::Prometheus);
-        write(&mut writer);
+        read(&mut writer);
         let page = writer.finish();
         let value = |definition: &Definition| -> f64 {
             let line = page.lines().find_map(|line| line.strip_prefix(definition.name)).unwrap();

@@ -10,7 +10,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use super::{Definition, Exemplar, Kind};
+use super::{BucketCount, Definition, Exemplar, Kind, Sink};
 
 /// How the page is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,35 +55,15 @@ impl Writer {
         Self { format, page: String::with_capacity(16 << 10), name: "" }
     }
 
-    /// The samples that follow are of `definition`.
-    pub(super) fn begin(&mut self, definition: &Definition) {
-        self.name = definition.name;
-        let mut family = definition.name;
-        let mut unit = None;
+    pub(super) fn finish(mut self) -> String {
         if self.format == TextFormat::OpenMetrics {
-            family = family.strip_suffix("_total").unwrap_or(family);
-            unit = definition.unit();
+            self.page.push_str("# EOF\n");
         }
-        let kind = match definition.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
-        self.line(format_args!("# HELP {family} {}", definition.help));
-        self.line(format_args!("# TYPE {family} {kind}"));
-        if let Some(unit) = unit {
-            self.line(format_args!("# UNIT {family} {unit}"));
-        }
-    }
-
-    /// One sample; `suffix` stands behind the metric's name.
-    pub(super) fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.series(suffix, labels, None);
-        self.line(format_args!(" {value}"));
+        self.page
     }
 
     /// How many observations are not above `bound`, and one of those above the bound before.
-    pub(super) fn bucket(
+    fn bucket(
         &mut self,
         labels: &[(&str, &str)],
         bound: f64,
@@ -101,11 +81,10 @@ impl Writer {
         self.page.push('\n');
     }
 
-    pub(super) fn finish(mut self) -> String {
-        if self.format == TextFormat::OpenMetrics {
-            self.page.push_str("# EOF\n");
-        }
-        self.page
+    /// One sample; `suffix` stands behind the metric's name.
+    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.series(suffix, labels, None);
+        self.line(format_args!(" {value}"));
     }
 
     fn series(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<f64>) {
@@ -144,6 +123,42 @@ impl Writer {
     }
 }
 
+impl Sink for Writer {
+    fn begin(&mut self, definition: &'static Definition) {
+        self.name = definition.name;
+        let mut family = definition.name;
+        let mut unit = None;
+        if self.format == TextFormat::OpenMetrics {
+            family = family.strip_suffix("_total").unwrap_or(family);
+            unit = definition.unit();
+        }
+        let kind = match definition.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        self.line(format_args!("# HELP {family} {}", definition.help));
+        self.line(format_args!("# TYPE {family} {kind}"));
+        if let Some(unit) = unit {
+            self.line(format_args!("# UNIT {family} {unit}"));
+        }
+    }
+
+    fn number(&mut self, labels: &[(&str, &str)], value: f64) {
+        self.sample("", labels, value);
+    }
+
+    fn histogram(&mut self, labels: &[(&str, &str)], buckets: &[BucketCount], sum: f64) {
+        let mut total = 0;
+        for BucketCount { bound, count, exemplar } in buckets {
+            total += count;
+            self.bucket(labels, *bound, total, *exemplar);
+        }
+        self.sample("_sum", labels, sum);
+        self.sample("_count", labels, total);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -169,8 +184,8 @@ mod tests {
         let total: Family<Counter, 0> = Family::new(&TOTAL, &[]);
         total.with([]).add(7);
         let mut writer = Writer::new(format);
-        seconds.write(&mut writer);
-        total.write(&mut writer);
+        seconds.read(&mut writer);
+        total.read(&mut writer);
         writer.finish()
     }
 

@@ -8,12 +8,10 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::KeyValue;
 use opentelemetry_otlp::{
     ExporterBuildError, WithHttpConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig,
 };
 use opentelemetry_sdk::{
-    Resource,
     error::OTelSdkError,
     trace::{SpanData, SpanExporter},
 };
@@ -22,8 +20,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Protocol, Settings};
-use crate::{Causes, METRICS};
+use super::Settings;
+use crate::{
+    Causes, METRICS,
+    otlp::{self, Protocol},
+};
 
 /// How often spans are tried to be sent, and the pause after the first time; then twice that.
 const NUM_TRIES: u32 = 4;
@@ -164,32 +165,13 @@ pub(super) fn exporter(
             builder.with_tonic().with_tls_config(roots).build()
         }
         Protocol::HttpProtobuf => {
-            // Whoever was first is as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let client = reqwest::Client::builder().build();
-            let client =
-                client.map_err(|error| ExporterBuildError::InternalFailure(error.to_string()))?;
+            let client = otlp::http_client()
+                .map_err(|error| ExporterBuildError::InternalFailure(error.to_string()))?;
             builder.with_http().with_http_client(client).build()
         }
     }?;
-    exporter.set_resource(&resource(function, &settings.on_lambda));
+    exporter.set_resource(&otlp::resource(function, &settings.on_lambda));
     Ok(exporter)
-}
-
-/// Who sends: as `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, which the library reads;
-/// what they leave out, as it is known here.
-fn resource(function: &'static str, on_lambda: &[(&'static str, String)]) -> Resource {
-    let given = Resource::builder().build();
-    let is_given = |own: &KeyValue| {
-        let value = given.get_ref(&own.key);
-        value.is_some_and(|value| !value.as_str().starts_with("unknown_service"))
-    };
-    let own = [("service.name", function), ("service.version", env!("CARGO_PKG_VERSION"))];
-    let own = own.map(|(name, value)| KeyValue::new(name, value));
-    let on_lambda = on_lambda.iter().map(|(name, value)| KeyValue::new(*name, value.clone()));
-    let own: Vec<KeyValue> =
-        own.into_iter().chain(on_lambda).filter(|own| !is_given(own)).collect();
-    Resource::builder().with_attributes(own).build()
 }
 
 #[cfg(test)]

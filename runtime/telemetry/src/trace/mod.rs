@@ -34,16 +34,11 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanExp
 use self::exporter::Outbox;
 pub use self::{
     context::TraceContext,
-    settings::{Protocol, Sampler, Settings},
+    settings::{Sampler, Settings},
 };
-use crate::{Facts, Stage};
+use crate::{Facts, OtlpError, Stage};
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
-
-/// Traces cannot be sent as the environment asks.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot send traces")]
-pub struct TraceError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// Makes spans, and sends those that are kept.
 #[derive(Debug)]
@@ -59,10 +54,9 @@ struct Tracer {
 ///
 /// # Errors
 ///
-/// [`TraceError`] if the environment names a collector that cannot be one.
-pub fn start(function: &'static str, settings: Settings) -> Result<(), TraceError> {
-    let exporter = exporter::exporter(function, &settings);
-    let exporter = exporter.map_err(|error| TraceError(error.into()))?;
+/// [`OtlpError`] if the environment names a collector that cannot be one.
+pub fn start(function: &'static str, settings: Settings) -> Result<(), OtlpError> {
+    let exporter = exporter::exporter(function, &settings).map_err(OtlpError::new)?;
     let _ = TRACER.set(Tracer::new(function, settings, exporter));
     Ok(())
 }

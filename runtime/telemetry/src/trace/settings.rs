@@ -1,8 +1,9 @@
 //! What `OTEL_…` variables say: <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use super::TraceContext;
+use crate::otlp::{self, OnLambda, Protocol, Vars};
 
 /// How traces are made and sent.
 ///
@@ -28,23 +29,7 @@ pub struct Settings {
     /// `OTEL_SPAN_LINK_COUNT_LIMIT`: most requests that the span of a batch names.
     pub max_links: usize,
     /// What AWS Lambda says of the process, by OpenTelemetry's names.
-    pub on_lambda: Vec<(&'static str, String)>,
-}
-
-const ON_LAMBDA: [(&str, &str); 4] = [
-    ("faas.name", "AWS_LAMBDA_FUNCTION_NAME"),
-    ("faas.version", "AWS_LAMBDA_FUNCTION_VERSION"),
-    ("faas.instance", "AWS_LAMBDA_LOG_STREAM_NAME"),
-    ("cloud.region", "AWS_REGION"),
-];
-
-/// How spans are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// `grpc`
-    Grpc,
-    /// `http/protobuf`
-    HttpProtobuf,
+    pub on_lambda: OnLambda,
 }
 
 /// Which traces are kept.
@@ -58,7 +43,7 @@ pub struct Sampler {
 
 const ALL: u64 = 1 << 63;
 
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", otlp::ENDPOINT];
 
 impl Sampler {
     pub(super) fn keeps(self, trace_id: u128, parent: Option<TraceContext>) -> bool {
@@ -77,19 +62,13 @@ impl Settings {
     ///
     /// The variables that cannot be used, each with the reason.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Vec<String>> {
-        let var = |name: &'static str| var(name).filter(|value| !value.trim().is_empty());
-        if var("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-            return Ok(None);
-        }
-        let mut vars = Vars { var, mistakes: Vec::new() };
+        let mut vars = Vars::new(var);
         if !vars.asks_for_traces() {
             return vars.or_mistakes(None);
         }
-        vars.check_endpoints();
-        let on_lambda = ON_LAMBDA.into_iter();
-        let on_lambda = on_lambda.filter_map(|(name, variable)| Some((name, vars.text(variable)?)));
-        let on_lambda = on_lambda.collect();
-        let protocol = vars.protocol();
+        ENDPOINTS.into_iter().for_each(|name| vars.check_endpoint(name));
+        let protocol = vars.protocol("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL");
+        vars.is_compressed("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION");
         let sampler = vars.sampler();
         let propagators = vars.text("OTEL_PROPAGATORS").unwrap_or("tracecontext".to_owned());
         let max_queue_size = vars.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048).max(1) as usize;
@@ -103,67 +82,17 @@ impl Settings {
             schedule_delay: vars.millis("OTEL_BSP_SCHEDULE_DELAY", 5_000),
             export_timeout: vars.millis("OTEL_BSP_EXPORT_TIMEOUT", 30_000),
             max_links: vars.number("OTEL_SPAN_LINK_COUNT_LIMIT", 128) as usize,
-            on_lambda,
+            on_lambda: vars.on_lambda(),
         };
         vars.or_mistakes(Some(settings))
     }
 }
 
-struct Vars<F> {
-    var: F,
-    mistakes: Vec<String>,
-}
-
 impl<F: Fn(&'static str) -> Option<String>> Vars<F> {
-    fn text(&self, name: &'static str) -> Option<String> {
-        (self.var)(name).map(|value| value.trim().to_owned())
-    }
-
-    fn mistake(&mut self, name: &str, mistake: impl fmt::Display) {
-        self.mistakes.push(format!("{name}: {mistake}"));
-    }
-
-    fn or_mistakes<T>(self, value: T) -> Result<T, Vec<String>> {
-        if self.mistakes.is_empty() { Ok(value) } else { Err(self.mistakes) }
-    }
-
     /// Nobody waits for traces at the port that they are sent to by default.
     fn asks_for_traces(&mut self) -> bool {
-        let name = "OTEL_TRACES_EXPORTER";
-        match self.text(name).as_deref() {
-            None => ENDPOINTS.iter().any(|name| self.text(name).is_some()),
-            Some("otlp") => true,
-            Some("none") => false,
-            Some(other) => {
-                self.mistake(name, format_args!("\"{other}\" is not one of otlp, none"));
-                false
-            }
-        }
-    }
-
-    fn check_endpoints(&mut self) {
-        for name in ENDPOINTS {
-            let url = self.text(name).unwrap_or("http://".to_owned());
-            if !url.starts_with("https://") && !url.starts_with("http://") {
-                self.mistake(name, format_args!("\"{url}\" is not http:// or https://"));
-            }
-        }
-    }
-
-    fn protocol(&mut self) -> Protocol {
-        let names = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-        for name in names {
-            match self.text(name).as_deref() {
-                None => {}
-                Some("grpc") => return Protocol::Grpc,
-                Some("http/protobuf") => return Protocol::HttpProtobuf,
-                Some(other) => {
-                    let mistake = format!("\"{other}\" is not one of http/protobuf, grpc");
-                    self.mistake(name, mistake);
-                }
-            }
-        }
-        Protocol::HttpProtobuf
+        let has_endpoint = ENDPOINTS.iter().any(|name| self.text(name).is_some());
+        self.asks_for("OTEL_TRACES_EXPORTER", has_endpoint)
     }
 
     fn sampler(&mut self) -> Sampler {
@@ -195,18 +124,6 @@ impl<F: Fn(&'static str) -> Option<String>> Vars<F> {
                 1.0
             }
         }
-    }
-
-    fn number(&mut self, name: &'static str, default: u32) -> u32 {
-        let Some(text) = self.text(name) else { return default };
-        text.parse().unwrap_or_else(|_| {
-            self.mistake(name, format_args!("\"{text}\" is not a whole number"));
-            default
-        })
-    }
-
-    fn millis(&mut self, name: &'static str, default: u32) -> Duration {
-        Duration::from_millis(self.number(name, default).into())
     }
 }
 
