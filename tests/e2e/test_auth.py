@@ -305,12 +305,16 @@ def test_keys_are_fetched_once_and_at_a_bounded_rate():
 
 
 def test_a_set_that_cannot_be_read_changes_nothing():
-    with issuer() as server, running(AUTH="jwt", JWT_JWKS_URL=server.url) as function:
+    settings = {"AUTH": "jwt", "OTEL_TRACES_EXPORTER": "otlp"}
+    with issuer() as server, running(JWT_JWKS_URL=server.url, **settings) as function:
         function.wait_until_healthy()
         assert ask(function, signed_by("EdDSA")).status_code == 200
+        assert server.traceparent is None, "it was asked at the start"
         server.body = b"<html>"
         time.sleep(10)  # Until keys may be fetched again.
-        assert ask(function, token(STRANGER, "EdDSA", {"kid": "new"})).status_code == 401
+        answer = ask(function, token(STRANGER, "EdDSA", {"kid": "new"}))
+        assert answer.status_code == 401
+        assert server.traceparent == answer.headers["traceresponse"]
         function.wait_for_log("no key set")
         assert ask(function, signed_by("EdDSA")).status_code == 200
 

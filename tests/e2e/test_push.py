@@ -55,14 +55,14 @@ def scraped(family) -> dict:
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-@pytest.mark.parametrize("compression", ["gzip", ""])
+@pytest.mark.parametrize("compression", [{"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}, {}], ids=len)
 def test_what_is_sent_is_what_is_scraped(protocol, compression):
     with over_grpc() if protocol == "grpc" else over_http() as collector:
         settings = pushing(
             collector.url,
             OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
-            OTEL_EXPORTER_OTLP_COMPRESSION=compression,
             OTEL_EXPORTER_OTLP_HEADERS="api-key=k%2D1",
+            **compression,
         )
         with running(**settings) as function:
             function.wait_until_healthy()

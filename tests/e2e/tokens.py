@@ -55,7 +55,7 @@ def part(value) -> str:
 
 
 class Issuer(ThreadingHTTPServer):
-    """Publishes `body` on a free port, and counts who asks."""
+    """Publishes `body` on a free port; counts who asks, and knows whose trace the last one was of."""
 
     daemon_threads = True
 
@@ -64,6 +64,7 @@ class Issuer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/jwks.json"
         self.body = json.dumps(key_set()).encode()
         self.num_fetches = 0
+        self.traceparent = None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.num_fetches += 1
+        self.server.traceparent = self.headers["traceparent"]
         self.send_response(200)
         self.send_header("content-length", str(len(self.server.body)))
         self.end_headers()

@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use reqwest::{Client, redirect::Policy};
 use serde::Deserialize;
 use serde_json::Value;
-use telemetry::Causes;
+use telemetry::{Causes, trace::TraceContext, trace_context};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
@@ -95,11 +95,11 @@ impl Jwks {
         Some(Self { known, ..Self::new(String::new()) })
     }
 
-    /// Fetches the keys if nobody has.
-    pub(super) async fn prefetch(self: Arc<Self>) {
+    /// Fetches the keys if nobody has, for the request that has its span in `trace`, if one asks.
+    pub(super) async fn prefetch(self: Arc<Self>, trace: Option<TraceContext>) {
         let _turn = self.fetching.lock().await;
         if self.known().may_fetch() {
-            self.fetch().await;
+            self.fetch(trace).await;
         }
     }
 
@@ -112,13 +112,13 @@ impl Jwks {
         let known = self.known();
         if let Some(key) = known.key(algorithm, kid) {
             if !known.is_fresh() && known.may_fetch() && self.fetching.try_lock().is_ok() {
-                tokio::spawn(self.clone().prefetch());
+                tokio::spawn(self.clone().prefetch(trace_context()));
             }
             return Ok(key);
         }
         if known.may_fetch() || self.fetching.try_lock().is_err() {
             // All who come now wait for one fetch, which goes on if they hang up.
-            let _ = tokio::spawn(self.clone().prefetch()).await;
+            let _ = tokio::spawn(self.clone().prefetch(trace_context())).await;
         }
         let known = self.known();
         match known.key(algorithm, kid) {
@@ -138,9 +138,9 @@ impl Jwks {
         }
     }
 
-    async fn fetch(&self) {
+    async fn fetch(&self, trace: Option<TraceContext>) {
         self.note(|known| known.tried = Some(Instant::now()));
-        match tokio::time::timeout(FETCH_TIMEOUT, self.download()).await {
+        match tokio::time::timeout(FETCH_TIMEOUT, self.download(trace)).await {
             Ok(Ok(keys)) => self.note(|known| {
                 known.fetched = Some(Instant::now());
                 known.keys = Some(Arc::new(keys));
@@ -152,13 +152,17 @@ impl Jwks {
         }
     }
 
-    async fn download(&self) -> Result<Keys, FetchError> {
+    async fn download(&self, trace: Option<TraceContext>) -> Result<Keys, FetchError> {
         let client = self.client.get_or_try_init(async || {
             // One provider of cryptography for the process; a second call changes nothing.
             let _ = rustls::crypto::ring::default_provider().install_default();
             Client::builder().redirect(Policy::none()).build()
         });
-        let mut response = client.await?.get(&self.url).send().await?.error_for_status()?;
+        let mut request = client.await?.get(&self.url);
+        if let Some(trace) = trace {
+            request = request.header("traceparent", trace.to_string());
+        }
+        let mut response = request.send().await?.error_for_status()?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > MAX_SET_BYTES {

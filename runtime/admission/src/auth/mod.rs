@@ -132,7 +132,7 @@ impl Verifier {
     /// Begins to fetch the issuer's keys, if it has to, so that the first caller need not wait.
     pub fn prefetch(&self) {
         if let Some(jwks) = &self.0.jwks {
-            tokio::spawn(jwks.clone().prefetch());
+            tokio::spawn(jwks.clone().prefetch(None));
         }
     }
 
