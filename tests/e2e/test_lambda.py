@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import time
 
 import httpx
 import pytest
+from collector import over_http
 from function import PREDICT, ROOT, environment, run_to_end
 from runtime_api import http_event, runtime_api
 
@@ -25,7 +27,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def watch(tmp_path_factory):
+def collector():
+    with over_http() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def watch(tmp_path_factory, collector):
     """The port of the README's `cargo lambda watch`, with `predict` answering behind it."""
     port = free_port()
     log = tmp_path_factory.mktemp("watch") / "log"
@@ -39,8 +47,11 @@ def watch(tmp_path_factory):
         "--ignore-changes",
     ]
     address = ["--invoke-address", "127.0.0.1", "--invoke-port", str(port)]
+    environ = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     with log.open("w") as output:
-        process = subprocess.Popen([*command, *address], cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [*command, *address], cwd=ROOT, env=environ, stdout=output, stderr=output
+        )
         try:
             deadline = time.monotonic() + WATCH_SECS
             while True:
@@ -64,6 +75,16 @@ def test_a_function_url_answers(watch):
     assert response.headers["x-compute-tokens"] == "7"
     bad = httpx.post(url, json={"text": ""}, timeout=60)
     assert bad.status_code == 422 and bad.json()["error"]["field"] == "text"
+
+
+def test_a_function_url_is_traced(watch, collector):
+    url = f"http://127.0.0.1:{watch}/lambda-url/predict/predict"
+    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"traceparent": f"00-{trace_id}-{parent_id}-01"}
+    assert httpx.post(url, json=AMAZING, headers=headers, timeout=60).status_code == 200
+    [span] = [span for span in collector.spans if span.parent_span_id.hex() == parent_id]
+    assert (span.name, span.trace_id.hex()) == ("predict", trace_id)
+    assert collector.children(span).keys() >= {"tokenization", "model_inference"}
 
 
 def test_cargo_lambda_invoke_answers(watch, tmp_path):

@@ -7,6 +7,7 @@ import time
 
 import httpx
 import pytest
+from balancer import balanced
 from collector import attributes, over_grpc, over_http
 from function import run_to_end, running
 from metrics import OPEN_METRICS, value
@@ -75,6 +76,16 @@ def test_a_request_is_a_span_of_its_callers_trace(traced):
     assert resource["service.name"] == "predict"
     assert resource["deployment.environment.name"] == "test"
     assert all(headers["api-key"] == "k-1" for headers in collector.headers)
+
+
+def test_a_hop_between_keeps_the_trace(traced, tmp_path):
+    function, collector = traced
+    with balanced(tmp_path, [function.port] * 3) as balancer:
+        body = {"text": "What a film!"}
+        answer = httpx.post(f"{balancer.url}/predict", json=body, headers=SAMPLED)
+    [span] = collector.named("predict")
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE_ID, PARENT_ID)
+    assert answer.headers["traceresponse"] == f"00-{TRACE_ID}-{span.span_id.hex()}-01"
 
 
 def test_its_steps_are_its_children_and_as_long_as_the_log_says(traced):
