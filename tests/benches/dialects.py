@@ -8,21 +8,18 @@ function with its own model, asked for 32 texts.
 """
 
 import argparse
-import contextlib
 import json
-import os
 import random
 import socket
 import statistics
 import struct
-import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .lab import contestants, engines, report, texts
+from .lab.serving import serving
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -31,7 +28,6 @@ NATIVE, TEI, OPENAI = "Sanderling", "text-embeddings-inference", "OpenAI, base64
 ROUNDS, QUICK_ROUNDS = (20_000, 1_000), (2_000, 100)
 WARM_UP_SHARE = 0.1
 NUM_TEXTS = 32
-START_TIMEOUT_SECS = 60
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,11 @@ def main():
         sys.exit("\n".join(missing))
     text = texts.sst2()[0]
     model = REPOSITORY / "functions" / "predict" / "model"
-    with serving(engines.NOOP, MODEL_URI=str(model)) as port:
-        predicted = measure(port, predict_asks(text), rounds[0])
+    with serving(engines.NOOP, MODEL_URI=str(model)) as server:
+        predicted = measure(server.port, predict_asks(text), rounds[0])
     model = REPOSITORY / "functions" / "embed" / "model"
-    with serving(contestants.EMBED, MODEL_URI=str(model)) as port:
-        embedded = measure(port, embed_asks(texts.sst2()[:NUM_TEXTS]), rounds[1])
+    with serving(contestants.EMBED, MODEL_URI=str(model)) as server:
+        embedded = measure(server.port, embed_asks(texts.sst2()[:NUM_TEXTS]), rounds[1])
     table = table_of(text, predicted, embedded, rounds)
     print(table)
     if is_whole:
@@ -116,34 +112,6 @@ def embed_asks(chosen):
         Ask(TEI, "/embed", json.dumps({"inputs": chosen}).encode()),
         Ask(OPENAI, "/v1/embeddings", json.dumps(base64).encode()),
     ]
-
-
-@contextlib.contextmanager
-def serving(binary, **settings):
-    """Starts a function; gives its port when it is healthy."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"PATH": os.environ["PATH"], "PORT": str(port), "RUST_LOG": "off"} | settings
-    process = subprocess.Popen([binary], env=environment, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_SECS
-        while not is_healthy(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"{binary} does not start")
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def is_healthy(port):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 def measure(port, asks, num_rounds):

@@ -5,14 +5,10 @@ where keys are fetched.
 import contextlib
 import http.server
 import json
-import os
 import secrets
-import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 
@@ -21,6 +17,7 @@ import redis
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from . import contestants, engines
+from .serving import Running, free_port, started, status_of
 
 OURS, FASTAPI = "Sanderling", "FastAPI"
 NOTHING, HS256 = "nothing set", "HS256"
@@ -30,7 +27,6 @@ EDDSA, RS256 = "EdDSA by JWKS", "RS256 by JWKS"
 OUR_LIMIT, SLOWAPI_LIMIT = "user=1000000/s", "1000000/second"
 RSA_BITS, RSA_EXPONENT = 2048, 65537
 TOKEN_SECS = 86400
-START_TIMEOUT_SECS = 60
 MODEL = contestants.ROOT / "functions" / "predict" / "model"
 
 
@@ -54,18 +50,6 @@ class Setting:
     @property
     def header_lines(self):
         return [f"{name}: {value}" for name, value in self.headers.items()]
-
-
-@dataclass(frozen=True)
-class Running:
-    """A process that listens on loopback."""
-
-    pid: int
-    port: int
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.port}"
 
 
 @contextlib.contextmanager
@@ -137,21 +121,21 @@ def _serving_keys(keys):
 @contextlib.contextmanager
 def running_redis(folder):
     """An empty Redis that keeps nothing on disk."""
-    port = _free_port()
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
 
     def is_up():
         with contextlib.suppress(redis.ConnectionError), redis.Redis(port=port) as client:
             return client.ping()
 
-    with _started([*command, "--dir", folder], {}, is_up) as pid:
+    with started([*command, "--dir", folder], {}, is_up) as pid:
         yield Running(pid, port)
 
 
 @contextlib.contextmanager
 def running(setting):
     """Starts a server; gives it when it is healthy, and lets in those it should and no others."""
-    port = _free_port()
+    port = free_port()
     environment = {"PORT": str(port)} | setting.environment
     if setting.server == OURS:
         command = [engines.NOOP]
@@ -162,9 +146,9 @@ def running(setting):
         command += ["--no-access-log", "--log-level=warning"]
 
     def is_up():
-        return _status_of(f"http://127.0.0.1:{port}/health") == 200
+        return status_of(f"http://127.0.0.1:{port}/health") == 200
 
-    with _started(command, environment, is_up) as pid:
+    with started(command, environment, is_up) as pid:
         server = Running(pid, port)
         statuses = ask(server, {}), ask(server, setting.headers)
         if statuses != (401 if setting.token else 200, 200):
@@ -172,41 +156,7 @@ def running(setting):
         yield server
 
 
-@contextlib.contextmanager
-def _started(command, environment, is_up):
-    """Starts a process and gives its pid when it is up; ends it when the block ends."""
-    environment = {"PATH": os.environ["PATH"]} | environment
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_SECS
-        while not is_up():
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"{command[0]} does not start")
-            time.sleep(0.05)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def ask(server, headers):
     """The status of the answer to one text."""
     headers = {"content-type": "application/json"} | headers
-    return _status_of(urllib.request.Request(f"{server.url}/predict", b'{"text": "good"}', headers))
-
-
-def _status_of(request):
-    """None if nobody answers."""
-    try:
-        with urllib.request.urlopen(request) as answer:
-            return answer.status
-    except urllib.error.HTTPError as refusal:
-        return refusal.code
-    except OSError:
-        return None
+    return status_of(urllib.request.Request(f"{server.url}/predict", b'{"text": "good"}', headers))

@@ -58,10 +58,12 @@ def build():
 
 def build_function():
     """The same, without what only cold starts need."""
-    return [
-        *_cargo_build("predict", PREDICT, "dist"),
-        *_cargo_build("sanderling-cli", SANDERLING, "release"),
-    ]
+    return [*build_predict(), *_cargo_build("sanderling-cli", SANDERLING, "release")]
+
+
+def build_predict():
+    """Builds the function `predict` as it is shipped; gives it if it could not be built."""
+    return _cargo_build("predict", PREDICT, "dist")
 
 
 def build_embed():
