@@ -15,12 +15,11 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import redis
 
-from .lab import admission_report, engines, processes, texts, wrk
+from .lab import admission_report, engines, texts, wrk
 from .lab.admission_report import Results, Run
 from .lab.admission_servers import (
     EDDSA,
@@ -104,23 +103,15 @@ def commands_in_scripts(client, setting, server):
 
 
 def measure(setting, server, bodies, secs, client, store):
-    """One run; the times of Redis and of wrk are told apart from what else the machine did."""
+    """One run, and what Redis was called for."""
     calls_before = redis_calls(client)
-    redis_before, machine_before = processes.cpu_secs([store.pid]), processes.machine_cpu_secs()
-    began = time.monotonic()
-    seen = wrk.run(server, bodies, secs, setting.header_lines)
-    took_secs = time.monotonic() - began
-    redis_secs = processes.cpu_secs([store.pid]) - redis_before
-    machine_secs = processes.machine_cpu_secs() - machine_before
-    known_secs = redis_secs + (seen.server_us + seen.wrk_us) * seen.num_requests / 1e6
+    seen = wrk.run(server, bodies, secs, setting.header_lines, beside=[store.pid])
     return Run(
         seen=seen,
         redis_calls={
             name: (calls - calls_before.get(name, 0)) / seen.num_requests
             for name, calls in redis_calls(client).items()
         },
-        redis_us=redis_secs / seen.num_requests * 1e6,
-        other_cpus=max(0.0, machine_secs - known_secs) / took_secs,
     )
 
 

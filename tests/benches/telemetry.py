@@ -4,14 +4,15 @@
 
 `predict` answers with its own model, and with an engine that answers zeros at once. Each runs four
 times: without a line of the log; with a line a request; scraped every second as well; and with the
-spans of all requests sent by OTLP as well. All servers run at once and take turns in random order, so
-that one at a time has anything to do; a round compares each with the one without telemetry.
+spans of all requests sent by OTLP as well. All count for their page of metrics. All servers run at once
+and take turns in random order, so that one at a time has anything to do; a round compares each with the
+one without telemetry.
 """
 
 import argparse
 import contextlib
-import http.server
 import json
+import os
 import random
 import statistics
 import sys
@@ -22,7 +23,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from .lab import contestants, engines, report, texts, wrk
+from .lab import collector, contestants, engines, report, texts, wrk
 from .lab.results import three_digits
 from .lab.serving import Running, serving
 
@@ -30,26 +31,51 @@ HERE = Path(__file__).resolve().parent
 
 GOAL_PERCENT = 3
 # How many rounds, and how many seconds of each run.
-ROUNDS, QUICK_ROUNDS = (30, 3), (5, 2)
+ROUNDS, QUICK_ROUNDS = (20, 3), (5, 2)
 WARM_UP_SECS = 2
+# In which a server ends what callers have left, before the next one has its turn.
+PAUSE_SECS = 0.2
 SCRAPE_SECS = 1
 NOTHING, LINES, SCRAPED, TRACED = "nothing", "lines", "lines, scrapes", "lines, scrapes, traces"
 MODEL, NOOP = "its model", "an engine that answers at once"
 BINARIES = {MODEL: contestants.PREDICT, NOOP: engines.NOOP}
+# Few where an answer takes long: what a run ends amidst is not counted.
+CONNECTIONS = {MODEL: 16, NOOP: wrk.CONNECTIONS}
+# Of a request with one text, without those of its batch.
+SPANS = 5
+MODEL_FOLDER = contestants.ROOT / "functions" / "predict" / "model"
 NUM_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A server, and whether it is scraped while it is measured."""
+    """A server, and what sees it while it is measured."""
 
     engine: str
     telemetry: str
     server: Running
+    collector: Running | None
+
+    @property
+    def key(self):
+        return self.engine, self.telemetry
 
     @property
     def is_scraped(self):
         return self.telemetry in (SCRAPED, TRACED)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What became of the spans of a server."""
+
+    received: collector.Received
+    dropped: int
+    made: int
+
+    @property
+    def dropped_percent(self):
+        return 100 * self.dropped / self.made
 
 
 @dataclass(frozen=True)
@@ -69,8 +95,9 @@ class Results:
 
     def __init__(self, settings, rounds, secs):
         self.rounds, self.secs = rounds, secs
-        self.runs = {(each.engine, each.telemetry): [] for each in settings}
-        self.dropped = {}
+        self.runs = {setting.key: [] for setting in settings}
+        # By engine.
+        self.spans = {}
 
     def median(self, key, of):
         return statistics.median(of(run) for run in self.runs[key])
@@ -85,6 +112,14 @@ class Results:
 
     def pairs(self, key):
         return zip(self.runs[key], self.runs[key[0], NOTHING], strict=True)
+
+    def collector_us(self, key):
+        """CPU time for a request, over all rounds: one alone takes few ticks of the clock."""
+        used_us = sum(run.beside_us * run.num_requests for run in self.runs[key])
+        return used_us / sum(run.num_requests for run in self.runs[key])
+
+    def other_cpus(self):
+        return [run.other_cpus for runs in self.runs.values() for run in runs]
 
 
 def interval(values):
@@ -106,24 +141,23 @@ def main():
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-telemetry-")))
         bodies = folder / "bodies.jsonl"
         texts.write(texts.sst2()[: texts.BLOCK], bodies)
-        collector_url = stack.enter_context(collecting())
         settings = [
-            Setting(engine, telemetry, stack.enter_context(running(engine, environment, folder)))
+            stack.enter_context(running(engine, telemetry, folder))
             for engine in BINARIES
-            for telemetry, environment in environments(collector_url).items()
+            for telemetry in (NOTHING, LINES, SCRAPED, TRACED)
         ]
         results = Results(settings, rounds, secs)
         for setting in settings:
-            wrk.run(setting.server, bodies, WARM_UP_SECS)
+            measure(setting, bodies, WARM_UP_SECS)
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             for setting in random.sample(settings, len(settings)):
-                with scraping(setting.server, setting.is_scraped):
-                    run = wrk.run(setting.server, bodies, secs)
-                results.runs[setting.engine, setting.telemetry].append(run)
+                results.runs[setting.key].append(measure(setting, bodies, secs))
+            # A whole run writes gigabytes.
+            os.truncate(folder / "log", 0)
         for setting in settings:
-            if setting.telemetry == TRACED:
-                results.dropped[setting.engine] = dropped_spans(setting.server)
+            if setting.collector:
+                results.spans[setting.engine] = spans_of(setting)
     table = table_of(results)
     print(table)
     if is_whole:
@@ -143,44 +177,28 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def environments(collector_url):
-    lines = {"RUST_LOG": "info", "LOG_FORMAT": "json"}
-    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector_url}
-    return {NOTHING: {}, LINES: lines, SCRAPED: lines, TRACED: lines | traces}
-
-
 @contextlib.contextmanager
-def running(engine, environment, folder):
+def running(engine, telemetry, folder):
     """The function, whose log is a file as that of a container is."""
-    model = contestants.ROOT / "functions" / "predict" / "model"
-    cache = {"CACHE_DIR": str(folder / "cache")}
-    with (
-        (folder / "log").open("a") as log,
-        serving(BINARIES[engine], log, MODEL_URI=str(model), **cache, **environment) as server,
-    ):
-        yield server
+    environment = {"MODEL_URI": str(MODEL_FOLDER), "CACHE_DIR": str(folder / "cache")}
+    with contextlib.ExitStack() as stack:
+        receiver = stack.enter_context(collector.running()) if telemetry == TRACED else None
+        if telemetry != NOTHING:
+            environment |= {"RUST_LOG": "info", "LOG_FORMAT": "json"}
+        if receiver:
+            environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.url
+        log = stack.enter_context((folder / "log").open("a"))
+        server = stack.enter_context(serving(BINARIES[engine], log, **environment))
+        yield Setting(engine, telemetry, server, receiver)
 
 
-@contextlib.contextmanager
-def collecting():
-    """A collector that reads what it is sent, and keeps nothing; gives its URL."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_):
-            """Says nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def measure(setting, bodies, secs):
+    """One run."""
+    time.sleep(PAUSE_SECS)
+    connections = CONNECTIONS[setting.engine]
+    beside = [setting.collector.pid] if setting.collector else []
+    with scraping(setting.server, setting.is_scraped):
+        return wrk.run(setting.server, bodies, secs, connections=connections, beside=beside)
 
 
 @contextlib.contextmanager
@@ -207,18 +225,19 @@ def metrics(server):
         return page.read().decode()
 
 
-def dropped_spans(server):
-    """Of 100 that it made: five a request, and those of batches are not many more."""
+def spans_of(setting):
     numbers = {}
-    for line in metrics(server).splitlines():
+    for line in metrics(setting.server).splitlines():
         name, _, number = line.rpartition(" ")
         numbers[name] = number
-    made = 5 * float(numbers['http_requests_total{method="POST",route="/predict",status="200"}'])
-    return 100 * float(numbers["spans_dropped_total"]) / made
+    answered = int(numbers['http_requests_total{method="POST",route="/predict",status="200"}'])
+    dropped = int(numbers["spans_dropped_total"])
+    return Spans(collector.received(setting.collector), dropped, SPANS * answered)
 
 
 def table_of(results):
     date = time.strftime("%Y-%m-%d", time.gmtime())
+    others = results.other_cpus()
     columns = (
         "answers with",
         "telemetry",
@@ -226,9 +245,9 @@ def table_of(results):
         "% lost to it [95%]",
         "CPU µs",
         "more [95%]",
+        "CPU µs, collector",
         "P99 ms",
         "failed",
-        "% of spans dropped",
     )
     lines = [
         "# What telemetry costs",
@@ -236,6 +255,8 @@ def table_of(results):
         f"- {date}, sanderling {report.revision()}, written by `tests/bench telemetry`",
         report.machine(),
         method(results),
+        *(f"- Answers with {engine}: {told(spans)}" for engine, spans in results.spans.items()),
+        f"- CPUs that others used: median {statistics.median(others):.2f}, most {max(others):.2f}",
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
@@ -245,47 +266,65 @@ def table_of(results):
 
 
 def method(results):
+    connections = " and ".join(f"{number} for {engine}" for engine, number in CONNECTIONS.items())
     return (
         f"- {wrk.version()}; {results.rounds} rounds of {results.secs} s of each, in random order."
         " What is lost, and what is more, is the mean over rounds of the difference to the run"
         " without telemetry, with its confidence interval by bootstrap; other figures are medians."
-        f" One thread of wrk keeps {wrk.CONNECTIONS} connections busy, on the same CPUs; the"
-        " collector and who scrapes are one process of Python there. CPU time is that of the"
-        " server's process for a request."
+        f" One thread of wrk keeps connections busy, {connections}, on the same CPUs. CPU time is"
+        " that of a process for a request. A collector is a process of Python that only reads, on"
+        " the same CPUs as well: its time is in what is lost, but not in that of the server."
+    )
+
+
+def told(spans):
+    return (
+        f"{spans.received.requests:,} requests to the collector, {spans.received.bytes / 1e6:.1f} MB;"
+        f" {spans.dropped:,} of {spans.made:,} spans dropped, {spans.dropped_percent:.1f}%."
     )
 
 
 def row(results, key):
+    def median(of):
+        return three_digits(results.median(key, of))
+
     engine, telemetry = key
     is_base, is_traced = telemetry == NOTHING, telemetry == TRACED
     return (
         engine,
         telemetry,
-        three_digits(results.median(key, lambda run: run.rps)),
+        median(lambda run: run.rps),
         "" if is_base else str(results.cost_percent(key)),
-        three_digits(results.median(key, lambda run: run.server_us)),
+        median(lambda run: run.server_us),
         "" if is_base else str(results.added_us(key)),
-        three_digits(results.median(key, lambda run: run.p99_ms)),
+        three_digits(results.collector_us(key)) if is_traced else "",
+        median(lambda run: run.p99_ms),
         str(sum(run.num_failed for run in results.runs[key])),
-        f"{results.dropped[engine]:.1f}" if is_traced else "",
     )
 
 
 def summarize(results, is_whole):
     """The line of JSON."""
-    cost = results.cost_percent((MODEL, TRACED))
+    cost, added = results.cost_percent((MODEL, TRACED)), results.added_us((MODEL, TRACED))
+    spans = results.spans[MODEL]
     return {
         "bench": "telemetry",
         "whole": is_whole,
         "failed_requests": sum(run.num_failed for runs in results.runs.values() for run in runs),
         "rps_cost_percent": round(cost.mean, 2),
         "rps_cost_percent_95": [round(cost.low, 2), round(cost.high, 2)],
-        "rps_cost_percent_goal": GOAL_PERCENT,
+        "rps_cost_goal_percent": GOAL_PERCENT,
+        "cpu_us_added": round(added.mean, 2),
+        "cpu_us_added_95": [round(added.low, 2), round(added.high, 2)],
         "cpu_us_added_noop": {
             telemetry: round(results.added_us((NOOP, telemetry)).mean, 2)
             for telemetry in (LINES, SCRAPED, TRACED)
         },
-        "spans_dropped_percent": round(results.dropped[MODEL], 2),
+        "cpu_us_collector": round(results.collector_us((MODEL, TRACED)), 2),
+        "exports": spans.received.requests,
+        "exported_bytes": spans.received.bytes,
+        "spans_dropped": spans.dropped,
+        "spans_dropped_percent": round(spans.dropped_percent, 2),
     }
 
 

@@ -19,10 +19,8 @@ class Run:
     """A server under load."""
 
     seen: wrk.Seen
-    # For a request: calls of each command of Redis, and its CPU time.
+    # For a request: calls of each command of Redis.
     redis_calls: dict[str, float]
-    redis_us: float
-    other_cpus: float
 
 
 @dataclass
@@ -54,7 +52,7 @@ class Results:
         )
 
     def other_cpus(self):
-        return [run.other_cpus for runs in self.runs.values() for run in runs]
+        return [run.seen.other_cpus for runs in self.runs.values() for run in runs]
 
 
 def table(results):
@@ -108,7 +106,7 @@ def _row(results, key):
         *key,
         median(lambda run: run.seen.server_us),
         _added(results.added_us(key)) if key[1] != NOTHING else "",
-        median(lambda run: run.redis_us) if has_redis else "",
+        median(lambda run: run.seen.beside_us) if has_redis else "",
         median(lambda run: run.seen.rps),
         median(lambda run: run.seen.p99_ms),
         str(results.num_failed(key)),
