@@ -4,6 +4,7 @@ import time
 
 import httpx
 import pytest
+from balancer import free_ports
 from collector import attributes, over_grpc, over_http
 from function import run_to_end, running
 from metrics import families
@@ -109,9 +110,9 @@ def test_they_come_by_themselves_and_name_traces():
 
 
 def test_a_collector_that_comes_back_gets_all():
-    with over_http() as collector:
-        port = int(collector.url.rsplit(":", 1)[1])
-    settings = pushing(collector.url, OTEL_METRIC_EXPORT_INTERVAL=50, OTEL_TRACES_EXPORTER="none")
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    settings = pushing(url, OTEL_METRIC_EXPORT_INTERVAL=50, OTEL_TRACES_EXPORTER="none")
     with running(**settings) as function:
         function.wait_until_healthy()
         assert function.predict(**TEXT).status_code == 200

@@ -7,7 +7,7 @@ import time
 
 import httpx
 import pytest
-from balancer import balanced
+from balancer import balanced, free_ports
 from collector import attributes, over_grpc, over_http
 from function import run_to_end, running
 from metrics import OPEN_METRICS, value
@@ -234,9 +234,8 @@ def test_nobody_waits_for_a_collector_that_is_gone():
 
 
 def test_a_collector_that_comes_back_is_sent_to_again():
-    with over_http() as collector:
-        port = int(collector.url.rsplit(":", 1)[1])
-    settings = sending(collector.url, OTEL_BSP_EXPORT_TIMEOUT=200)
+    (port,) = free_ports(1)
+    settings = sending(f"http://127.0.0.1:{port}", OTEL_BSP_EXPORT_TIMEOUT=200)
     with running(**settings) as function:
         function.wait_until_healthy()
         predict(function)
