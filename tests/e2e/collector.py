@@ -29,6 +29,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 WAIT_SECS = 30
+PROTOBUF = "application/x-protobuf"
+REQUESTS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 
 
 @dataclass
@@ -107,10 +109,6 @@ def over_http(port: int = 0):
     finally:
         server.shutdown()
         server.server_close()
-
-
-PROTOBUF = "application/x-protobuf"
-REQUESTS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ pub(crate) async fn serve(app: Router) -> Result<(), lambda_http::Error> {
     lambda_http::run_concurrent(service_fn(move |request| answer(app.clone(), request))).await
 }
 
-/// Longest that an answer waits for its trace and metrics to be sent: with the answer, Lambda freezes the
-/// process, for however long.
+/// Longest that an answer waits for its trace and metrics to be sent: with the answer, Lambda
+/// freezes the process, for however long.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// One answer, whole: only streamed functions gain by sending it in pieces.

@@ -17,9 +17,8 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
-use tokio::time::{MissedTickBehavior, interval};
 
-use super::{BucketCount, Definition, Kind, METRICS, Sink};
+use super::{BucketCount, Definition, Kind, METRICS, Sink, every};
 
 /// How often lines are written by themselves: CloudWatch counts by the minute.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -34,10 +33,7 @@ pub fn start(function: &'static str, namespace: String) {
         return;
     }
     tokio::spawn(async {
-        let mut interval = interval(INTERVAL);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once.
-        interval.tick().await;
+        let mut interval = every(INTERVAL);
         loop {
             interval.tick().await;
             flush();
@@ -188,20 +184,15 @@ impl Sink for Changes<'_> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Counter, Family, Gauge, Histogram},
+        super::{
+            Counter, Family, Gauge, Histogram,
+            tests::{FETCHED, WAIT},
+        },
         *,
     };
 
-    const FETCHED: Definition = Definition {
-        name: "fetched_bytes_total",
-        help: "Much.",
-        kind: Kind::Counter,
-        labels: &["store"],
-    };
     const UP: Definition =
         Definition { name: "up", help: "Or not.", kind: Kind::Gauge, labels: &["store"] };
-    const WAIT: Definition =
-        Definition { name: "wait_seconds", help: "Long.", kind: Kind::Histogram, labels: &[] };
 
     fn lines() -> Lines {
         Lines { function: "predict", namespace: "Edge".to_owned(), past: HashMap::new() }

@@ -14,7 +14,9 @@ mod process;
 pub mod push;
 mod text;
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 pub use self::{
     kinds::{Counter, Exemplar, Family, Gauge, Histogram, MAX_SERIES},
@@ -171,11 +173,27 @@ pub fn scrape(format: TextFormat) -> String {
     writer.finish()
 }
 
+/// Ticks after each `period`; what came too late puts off the next.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    pub(super) const FETCHED: Definition = Definition {
+        name: "fetched_bytes_total",
+        help: "Much.",
+        kind: Kind::Counter,
+        labels: &["store"],
+    };
+    pub(super) const WAIT: Definition =
+        Definition { name: "wait_seconds", help: "Long.", kind: Kind::Histogram, labels: &[] };
 
     #[test]
     fn names_say_kinds_and_units_once() {

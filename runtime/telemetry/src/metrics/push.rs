@@ -27,14 +27,14 @@ use opentelemetry_proto::tonic::{
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tonic::{
     codec::CompressionEncoding,
     metadata::MetadataMap,
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{BucketCount, Definition, Kind, METRICS, Sink, process};
+use super::{BucketCount, Definition, Kind, METRICS, Sink, every, process};
 use crate::{
     Causes,
     otlp::{self, OnLambda, OtlpError, Protocol, Vars},
@@ -153,10 +153,7 @@ pub fn start(function: &'static str, settings: Settings) -> Result<(), OtlpError
         return Ok(());
     }
     tokio::spawn(async move {
-        let mut interval = interval(push.settings.interval);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once.
-        interval.tick().await;
+        let mut interval = every(push.settings.interval);
         loop {
             interval.tick().await;
             push.send().await;
@@ -290,14 +287,12 @@ impl Transport {
 struct Gathered {
     started: u64,
     now: u64,
-    definition: &'static Definition,
     metrics: Vec<Metric>,
 }
 
 impl Gathered {
     fn new(started: SystemTime, now: SystemTime) -> Self {
-        let (started, now) = (nanos(started), nanos(now));
-        Self { started, now, definition: &super::ALL[0], metrics: Vec::new() }
+        Self { started: nanos(started), now: nanos(now), metrics: Vec::new() }
     }
 
     /// Where the next point belongs.
@@ -308,7 +303,6 @@ impl Gathered {
 
 impl Sink for Gathered {
     fn begin(&mut self, definition: &'static Definition) {
-        self.definition = definition;
         let aggregation_temporality = AggregationTemporality::Cumulative.into();
         let data_points = Vec::new();
         let data = match definition.kind {
@@ -400,7 +394,10 @@ fn nanos(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Counter, Family},
+        super::{
+            Counter, Family,
+            tests::{FETCHED, WAIT},
+        },
         *,
     };
 
@@ -418,7 +415,7 @@ mod tests {
         assert_eq!(read(&[(otlp::ENDPOINT, "http://collector:4318")]), Ok(None));
         let settings = read(&[ON]).unwrap().unwrap();
         assert_eq!(settings.url, "http://localhost:4318/v1/metrics");
-        assert_eq!((settings.timeout, settings.interval).0, Duration::from_secs(10));
+        assert_eq!(settings.timeout, Duration::from_secs(10));
         assert_eq!(settings.interval, Duration::from_secs(60));
         let url = |vars: &[(&'static str, &str)]| read(vars).unwrap().unwrap().url;
         let of_both = (otlp::ENDPOINT, "http://collector:4318/");
@@ -462,14 +459,6 @@ mod tests {
 
     #[test]
     fn points_follow_the_metric_they_belong_to() {
-        const FETCHED: Definition = Definition {
-            name: "fetched_bytes_total",
-            help: "Much.",
-            kind: Kind::Counter,
-            labels: &["store"],
-        };
-        const WAIT: Definition =
-            Definition { name: "wait_seconds", help: "Long.", kind: Kind::Histogram, labels: &[] };
         let fetched: Family<Counter, 1> = Family::new(&FETCHED, &[]);
         let wait: Family<super::super::Histogram, 0> = Family::new(&WAIT, &[1.0]);
         fetched.with(["s3"]).add(7);

@@ -68,6 +68,7 @@ impl Settings {
         }
         ENDPOINTS.into_iter().for_each(|name| vars.check_endpoint(name));
         let protocol = vars.protocol("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL");
+        // The library reads it itself: here only what it does not know is named, with all other mistakes.
         vars.is_compressed("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION");
         let sampler = vars.sampler();
         let propagators = vars.text("OTEL_PROPAGATORS").unwrap_or("tracecontext".to_owned());
