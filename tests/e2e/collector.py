@@ -30,12 +30,17 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 WAIT_SECS = 30
 PROTOBUF = "application/x-protobuf"
+# What a collector that cannot take spans now, or ever, says over HTTP and gRPC.
+LATER = (503, grpc.StatusCode.UNAVAILABLE)
+NEVER = (400, grpc.StatusCode.INVALID_ARGUMENT)
 REQUESTS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 
 
 @dataclass
 class Collector:
     url: str = ""
+    # What the next requests are answered, before one is taken.
+    refusals: list[tuple[int, grpc.StatusCode]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     # The metrics of each request by their names.
     pushes: list[dict[str, Metric]] = field(default_factory=list)
@@ -90,10 +95,15 @@ def over_http(port: int = 0):
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             assert self.headers["content-type"] == PROTOBUF
-            collector.take(REQUESTS[self.path].FromString(body), dict(self.headers))
-            self.send_response(200)
+            request = REQUESTS[self.path].FromString(body)
+            if collector.refusals:
+                status, _ = collector.refusals.pop(0)
+            else:
+                collector.take(request, dict(self.headers))
+                status = 200
+            self.send_response(status)
             self.send_header("content-type", PROTOBUF)
-            # Of an answer that has nothing to say.
+            # There is nothing to say.
             self.send_header("content-length", "0")
             self.end_headers()
 
@@ -117,6 +127,9 @@ def over_grpc():
 
     class Traces(TraceServiceServicer):
         def Export(self, request, context):
+            if collector.refusals:
+                _, code = collector.refusals.pop(0)
+                context.abort(code, "refused")
             collector.take(request, dict(context.invocation_metadata()))
             return ExportTraceServiceResponse()
 

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 from balancer import balanced, free_ports
-from collector import attributes, over_grpc, over_http
+from collector import LATER, NEVER, attributes, over_grpc, over_http
 from function import run_to_end, running
 from metrics import OPEN_METRICS, value
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -244,6 +244,29 @@ def test_a_collector_that_comes_back_is_sent_to_again():
             predict(function)
             assert collector.named("predict")
             function.wait_for_log("traces are sent again")
+
+
+def test_what_a_collector_cannot_take_now_is_sent_again(traced):
+    function, collector = traced
+    collector.named("cold_start")
+    collector.refusals += [LATER, LATER]
+    predict(function)
+    assert collector.named("predict")
+    assert collector.refusals == []
+    assert value(function.url, "spans_dropped_total") == 0
+
+
+def test_what_a_collector_never_takes_is_dropped_and_counted(traced):
+    function, collector = traced
+    collector.named("cold_start")
+    collector.refusals += [NEVER]
+    predict(function)
+    function.wait_for_log("traces cannot be sent")
+    dropped = value(function.url, "spans_dropped_total")
+    assert dropped > 0
+    predict(function)
+    assert collector.named("predict")
+    assert value(function.url, "spans_dropped_total") == dropped
 
 
 def test_on_lambda_a_trace_is_sent_before_its_answer():

@@ -1,8 +1,10 @@
 //! From ended spans to a collector: a queue, and a task that empties it.
 
 use std::{
+    collections::VecDeque,
+    mem,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -16,8 +18,8 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanExporter},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::{sleep, timeout},
+    sync::{Notify, oneshot},
+    time::timeout,
 };
 
 use super::Settings;
@@ -26,110 +28,122 @@ use crate::{
     otlp::{self, Protocol},
 };
 
-/// How often spans are tried to be sent, and the pause after the first time; then twice that.
-const NUM_TRIES: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-
-enum Message {
-    Span(Box<SpanData>),
-    /// To be told when all spans before it were sent, or dropped.
-    Flush(oneshot::Sender<()>),
-}
-
 /// Where ended spans go. Whoever ends one waits for nothing.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    messages: mpsc::Sender<Message>,
+    queue: Arc<Queue>,
+    max_queue_size: usize,
+}
+
+#[derive(Debug)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Told when there is a batch, or somebody waits for less.
+    is_due: Notify,
+    max_batch_size: usize,
     /// Whether the last spans could not be sent.
-    is_down: Arc<AtomicBool>,
+    is_down: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    spans: VecDeque<SpanData>,
+    /// To be told when all spans before them were sent, or dropped.
+    flushes: Vec<oneshot::Sender<()>>,
 }
 
 impl Outbox {
     /// Starts the task that sends to `exporter`: only within a runtime of tokio.
     pub(super) fn start(exporter: impl SpanExporter + 'static, settings: &Settings) -> Self {
-        let (messages, outgoing) = mpsc::channel(settings.max_queue_size);
-        let is_down = Arc::new(AtomicBool::new(false));
+        let queue = Arc::new(Queue {
+            waiting: Mutex::default(),
+            is_due: Notify::new(),
+            max_batch_size: settings.max_export_batch_size,
+            is_down: AtomicBool::new(false),
+        });
         let sender = Sender {
             exporter,
-            max_batch_size: settings.max_export_batch_size,
+            queue: queue.clone(),
             schedule_delay: settings.schedule_delay,
             export_timeout: settings.export_timeout,
-            is_down: is_down.clone(),
         };
-        tokio::spawn(sender.run(outgoing));
-        Self { messages, is_down }
+        tokio::spawn(sender.run());
+        Self { queue, max_queue_size: settings.max_queue_size }
     }
 
     /// Puts spans into the queue, together or not at all.
     pub(super) fn put(&self, spans: impl ExactSizeIterator<Item = SpanData>) {
         let num_spans = spans.len();
-        match self.messages.try_reserve_many(num_spans) {
-            Ok(places) => {
-                places.zip(spans).for_each(|(place, span)| place.send(Message::Span(span.into())));
-            }
-            Err(_) => METRICS.spans_dropped_total.with([]).add(num_spans as u64),
+        let mut waiting = self.queue.lock();
+        if waiting.spans.len() + num_spans > self.max_queue_size {
+            drop(waiting);
+            METRICS.spans_dropped_total.with([]).add(num_spans as u64);
+            return;
+        }
+        waiting.spans.extend(spans);
+        if waiting.spans.len() >= self.queue.max_batch_size {
+            self.queue.is_due.notify_one();
         }
     }
 
     /// Waits until what is in the queue was sent, but no longer than `limit`, and not at all while
     /// nobody takes it.
     pub(super) async fn flush(&self, limit: Duration) {
-        if self.is_down.load(Relaxed) {
+        if self.queue.is_down.load(Relaxed) {
             return;
         }
         let (done, flushed) = oneshot::channel();
-        let _ = timeout(limit, async {
-            if self.messages.send(Message::Flush(done)).await.is_ok() {
-                let _ = flushed.await;
-            }
-        })
-        .await;
+        self.queue.lock().flushes.push(done);
+        self.queue.is_due.notify_one();
+        let _ = timeout(limit, flushed).await;
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Sender<E> {
     exporter: E,
-    max_batch_size: usize,
+    queue: Arc<Queue>,
     schedule_delay: Duration,
     export_timeout: Duration,
-    is_down: Arc<AtomicBool>,
 }
 
 impl<E: SpanExporter> Sender<E> {
-    /// Sends what comes until nobody can send more.
-    async fn run(self, mut messages: mpsc::Receiver<Message>) {
-        while let Some(first) = messages.recv().await {
-            let mut batch = Vec::new();
-            let mut flushed = None;
-            let gather = async {
-                let mut next = Some(first);
-                while let Some(message) = next {
-                    match message {
-                        Message::Span(span) => batch.push(*span),
-                        Message::Flush(done) => flushed = Some(done),
-                    }
-                    if batch.len() >= self.max_batch_size || flushed.is_some() {
-                        break;
-                    }
-                    next = messages.recv().await;
-                }
+    /// Sends whole batches as soon as they are there; all that waits when it is time, or when somebody
+    /// waits for it.
+    async fn run(self) {
+        let Self { queue, .. } = &self;
+        loop {
+            let is_time = timeout(self.schedule_delay, queue.is_due.notified()).await.is_err();
+            let (mut num_due, flushes) = {
+                let mut waiting = queue.lock();
+                (waiting.spans.len(), mem::take(&mut waiting.flushes))
             };
-            let _ = timeout(self.schedule_delay, gather).await;
-            if !batch.is_empty() {
+            if !is_time && flushes.is_empty() {
+                num_due -= num_due % queue.max_batch_size;
+            }
+            while num_due > 0 {
+                let batch_size = num_due.min(queue.max_batch_size);
+                num_due -= batch_size;
+                let batch = queue.lock().spans.drain(..batch_size).collect();
                 self.send(batch).await;
             }
-            if let Some(done) = flushed {
+            for done in flushes {
                 let _ = done.send(());
             }
         }
     }
 
-    /// Sends a batch, or drops it after a few tries. Says so when that changes.
+    /// Sends a batch, or drops it after the tries that the exporter makes. Says so when that changes.
     async fn send(&self, batch: Vec<SpanData>) {
         let num_spans = batch.len();
-        let outcome = timeout(self.export_timeout, self.try_to_send(batch)).await;
+        let outcome = timeout(self.export_timeout, self.exporter.export(batch)).await;
         let outcome = outcome.unwrap_or(Err(OTelSdkError::Timeout(self.export_timeout)));
-        let was_down = self.is_down.swap(outcome.is_err(), Relaxed);
+        let was_down = self.queue.is_down.swap(outcome.is_err(), Relaxed);
         match outcome {
             Ok(()) if was_down => tracing::info!("traces are sent again"),
             Ok(()) => {}
@@ -140,16 +154,6 @@ impl<E: SpanExporter> Sender<E> {
                 }
             }
         }
-    }
-
-    async fn try_to_send(&self, batch: Vec<SpanData>) -> Result<(), OTelSdkError> {
-        for number in 0..NUM_TRIES - 1 {
-            if self.exporter.export(batch.clone()).await.is_ok() {
-                return Ok(());
-            }
-            sleep(FIRST_PAUSE * 2_u32.pow(number)).await;
-        }
-        self.exporter.export(batch).await
     }
 }
 
@@ -176,18 +180,16 @@ pub(super) fn exporter(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use opentelemetry_sdk::error::OTelSdkResult;
+    use tokio::time::sleep;
 
     use super::*;
     use crate::trace::tests::{settings, span};
 
-    /// Takes spans, unless it is told to fail.
+    /// Takes spans, unless it is told to hang.
     #[derive(Debug, Clone, Default)]
     struct Collector {
         batches: Arc<Mutex<Vec<usize>>>,
-        fails: Arc<AtomicBool>,
         hangs: Arc<AtomicBool>,
     }
 
@@ -195,9 +197,6 @@ mod tests {
         async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
             if self.hangs.load(Relaxed) {
                 std::future::pending::<()>().await;
-            }
-            if self.fails.load(Relaxed) {
-                return Err(OTelSdkError::InternalFailure("no room".to_owned()));
             }
             self.batches.lock().unwrap().push(batch.len());
             Ok(())
@@ -239,19 +238,6 @@ mod tests {
             outbox.put(vec![span(); 4].into_iter());
         }
         assert_eq!(dropped.value() - before, 40 - 8);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_collector_that_comes_back_gets_what_it_missed() {
-        let collector = Collector::default();
-        collector.fails.store(true, Relaxed);
-        let outbox = Outbox::start(collector.clone(), &settings());
-        outbox.put([span()].into_iter());
-        sleep(settings().schedule_delay + FIRST_PAUSE / 2).await;
-        collector.fails.store(false, Relaxed);
-        outbox.flush(LONG).await;
-        assert_eq!(collector.batches(), [1]);
-        assert!(!outbox.is_down.load(Relaxed));
     }
 
     #[tokio::test(start_paused = true)]
