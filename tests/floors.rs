@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// The crates of the runtime and their floors; whatever lies in `functions/` is above them all.
-const FLOORS: [(&str, usize); 8] = [
+const FLOORS: [(&str, usize); 9] = [
     ("sanderling-engine", 0),
     ("sanderling-telemetry", 0),
     ("sanderling-weights", 1),
     ("sanderling-admission", 2),
     ("sanderling-pipeline", 2),
     ("sanderling-engine-cpu", 2),
+    ("sanderling-engine-gpu", 2),
     ("sanderling", 3),
     ("sanderling-cli", 4),
 ];

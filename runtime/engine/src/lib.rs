@@ -19,6 +19,7 @@ mod options;
 mod output;
 mod pooling;
 mod precision;
+pub mod reference;
 
 pub use batch::Batch;
 pub use error::EngineError;

@@ -3,6 +3,8 @@
 
 use std::sync::LazyLock;
 
+use engine::reference;
+
 use super::{
     attention::{self, Head, Scratch},
     isa::{Dtype, Isa, PANEL, Prefetch},
@@ -483,28 +485,11 @@ fn vectors_order_numbers_and_nan_as_said<I: Isa>() {
     }
 }
 
-/// `∫ 2/√π e^(-t²)` from 0 to `x`: Abramowitz & Stegun 1964, 7.1.6.
-fn erf(x: f64) -> f64 {
-    if x.abs() > 6.0 {
-        return x.signum();
-    }
-    let mut term = 2.0 / std::f64::consts::PI.sqrt() * x * (-x * x).exp();
-    let mut sum = term;
-    for n in 1..200 {
-        term *= 2.0 * x * x / (2.0 * f64::from(n) + 1.0);
-        sum += term;
-    }
-    sum
-}
-
 fn activated(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Identity => x,
-        Activation::Gelu => x / 2.0 * (1.0 + erf(x / 2f64.sqrt())),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-            x / 2.0 * (1.0 + inner.tanh())
-        }
+        Activation::Gelu => reference::gelu(x),
+        Activation::GeluTanh => reference::gelu_tanh(x),
         Activation::Relu => x.max(0.0),
         Activation::Tanh => x.tanh(),
     }
