@@ -22,7 +22,7 @@ pub use metrics::{
     ALL, Counter, Definition, Exemplar, Family, Gauge, Histogram, Kind, MAX_SERIES, METRICS,
     Metrics, PROCESS, TextFormat, cloudwatch, push, scrape,
 };
-pub use otlp::{OnLambda, OtlpError, Protocol};
+pub use otlp::{Destination, OnLambda, OtlpError, Protocol};
 pub use request::{Facts, facts, note, request, trace_context};
 pub use secret::Secret;
 pub use stages::{Stage, StageTimer, ready, stage, started, take_stages};

@@ -1,13 +1,27 @@
 //! What traces and metrics that are sent by OTLP have in common: the variables that say how, who sends
-//! them, and with which client.
+//! them, and requests over HTTP.
 
-use std::{fmt, sync::LazyLock, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    sync::LazyLock,
+    time::Duration,
+};
 
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use opentelemetry::KeyValue;
+use opentelemetry_proto::tonic::{common::v1 as proto, resource};
 use opentelemetry_sdk::{
     Resource,
     trace::{IdGenerator, RandomIdGenerator},
 };
+use percent_encoding::percent_decode_str;
+use reqwest::{
+    StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use tokio::time::sleep;
 
 /// Traces or metrics cannot be sent as the environment asks.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +42,54 @@ pub enum Protocol {
     /// `http/protobuf`
     HttpProtobuf,
 }
+
+/// Where and how traces are sent, or metrics:
+/// <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Destination {
+    /// `OTEL_EXPORTER_OTLP_…_PROTOCOL`, `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub protocol: Protocol,
+    /// `OTEL_EXPORTER_OTLP_…_ENDPOINT`, or a path of its own below `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub url: String,
+    /// `OTEL_EXPORTER_OTLP_…_HEADERS`, `OTEL_EXPORTER_OTLP_HEADERS`: they do not show.
+    pub headers: HeaderMap,
+    /// `OTEL_EXPORTER_OTLP_…_COMPRESSION`, `OTEL_EXPORTER_OTLP_COMPRESSION`.
+    pub is_compressed: bool,
+    /// `OTEL_EXPORTER_OTLP_…_TIMEOUT`, `OTEL_EXPORTER_OTLP_TIMEOUT`: of one try.
+    pub timeout: Duration,
+}
+
+/// The variables of traces, or of metrics.
+pub(crate) struct Signal {
+    exporter: &'static str,
+    endpoint: &'static str,
+    protocol: &'static str,
+    headers: &'static str,
+    compression: &'static str,
+    timeout: &'static str,
+    path: &'static str,
+}
+
+pub(crate) const TRACES: Signal = Signal {
+    exporter: "OTEL_TRACES_EXPORTER",
+    endpoint: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    protocol: "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    headers: "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    compression: "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    timeout: "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    path: "v1/traces",
+};
+
+pub(crate) const METRICS: Signal = Signal {
+    exporter: "OTEL_METRICS_EXPORTER",
+    endpoint: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    protocol: "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+    headers: "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+    compression: "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+    timeout: "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+    path: "v1/metrics",
+};
 
 /// What AWS Lambda says of the process, by OpenTelemetry's names.
 pub type OnLambda = Vec<(&'static str, String)>;
@@ -67,35 +129,76 @@ impl<F: Fn(&'static str) -> Option<String>> Vars<F> {
         if self.mistakes.is_empty() { Ok(value) } else { Err(self.mistakes) }
     }
 
-    /// Whether `exporter` says so, or by default.
-    pub(crate) fn asks_for(&mut self, exporter: &'static str, default: bool) -> bool {
+    /// Whether `signal` is sent: as its exporter says; else if it has an endpoint of its own, or
+    /// `is_default`.
+    pub(crate) fn asks_for(&mut self, signal: &Signal, is_default: bool) -> bool {
         if self.text("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return false;
         }
-        self.choice(exporter, &[("otlp", true), ("none", false)]).unwrap_or(default)
+        let is_default = is_default || self.text(signal.endpoint).is_some();
+        self.choice(signal.exporter, &[("otlp", true), ("none", false)]).unwrap_or(is_default)
     }
 
-    pub(crate) fn check_endpoint(&mut self, name: &'static str) {
+    /// As the variables of `signal` say, else those of both.
+    pub(crate) fn destination(&mut self, signal: &Signal) -> Destination {
+        let known = [("http/protobuf", Protocol::HttpProtobuf), ("grpc", Protocol::Grpc)];
+        let protocol = self
+            .choice(signal.protocol, &known)
+            .or_else(|| self.choice("OTEL_EXPORTER_OTLP_PROTOCOL", &known))
+            .unwrap_or(Protocol::HttpProtobuf);
+        // Who wants no compression sets none: the library that sends by gRPC knows no word for it.
+        let known = [("gzip", true)];
+        let is_compressed = self
+            .choice(signal.compression, &known)
+            .or_else(|| self.choice("OTEL_EXPORTER_OTLP_COMPRESSION", &known))
+            .unwrap_or(false);
+        let timeout = self.number("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000);
+        Destination {
+            protocol,
+            url: self.url(signal, protocol),
+            headers: self.headers(signal),
+            is_compressed,
+            timeout: self.millis(signal.timeout, timeout),
+        }
+    }
+
+    fn url(&mut self, signal: &Signal, protocol: Protocol) -> String {
+        self.check_endpoint(signal.endpoint);
+        self.check_endpoint(ENDPOINT);
+        if let Some(own) = self.text(signal.endpoint) {
+            return own;
+        }
+        let of_both = self.text(ENDPOINT);
+        match protocol {
+            Protocol::Grpc => of_both.unwrap_or("http://localhost:4317".to_owned()),
+            Protocol::HttpProtobuf => {
+                let below = of_both.unwrap_or("http://localhost:4318".to_owned());
+                format!("{}/{}", below.trim_end_matches('/'), signal.path)
+            }
+        }
+    }
+
+    fn check_endpoint(&mut self, name: &'static str) {
         let url = self.text(name).unwrap_or("http://".to_owned());
         if !url.starts_with("https://") && !url.starts_with("http://") {
             self.mistake(name, format_args!("\"{url}\" is not http:// or https://"));
         }
     }
 
-    /// As the variable called `own` says, else that of both.
-    pub(crate) fn protocol(&mut self, own: &'static str) -> Protocol {
-        let known = [("http/protobuf", Protocol::HttpProtobuf), ("grpc", Protocol::Grpc)];
-        self.choice(own, &known)
-            .or_else(|| self.choice("OTEL_EXPORTER_OTLP_PROTOCOL", &known))
-            .unwrap_or(Protocol::HttpProtobuf)
-    }
-
-    /// The same. Who wants no compression sets none: the library that sends traces knows no word for it.
-    pub(crate) fn is_compressed(&mut self, own: &'static str) -> bool {
-        let known = [("gzip", true)];
-        self.choice(own, &known)
-            .or_else(|| self.choice("OTEL_EXPORTER_OTLP_COMPRESSION", &known))
-            .unwrap_or(false)
+    /// `name=value,…`, values in percent-encoding.
+    fn headers(&mut self, signal: &Signal) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for name in ["OTEL_EXPORTER_OTLP_HEADERS", signal.headers] {
+            let text = self.text(name).unwrap_or_default();
+            for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+                match header(pair) {
+                    Some((key, value)) => drop(headers.insert(key, value)),
+                    // What stands there may be a secret.
+                    None => self.mistake(name, "is not like name=value,name=value"),
+                }
+            }
+        }
+        headers
     }
 
     /// One of those `known`.
@@ -136,11 +239,95 @@ impl<F: Fn(&'static str) -> Option<String>> Vars<F> {
 static INSTANCE: LazyLock<String> =
     LazyLock::new(|| RandomIdGenerator::default().new_trace_id().to_string());
 
-/// A client for `http/protobuf`.
-pub(crate) fn http_client() -> reqwest::Result<reqwest::Client> {
-    // Whoever was first is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().build()
+fn header(pair: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = pair.split_once('=')?;
+    let value: Vec<u8> = percent_decode_str(value.trim()).collect();
+    let mut value = HeaderValue::from_bytes(&value).ok()?;
+    value.set_sensitive(true);
+    Some((name.trim().parse().ok()?, value))
+}
+
+/// The pause before a second try; then twice that. What a collector asks for goes before.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Sends by `http/protobuf`.
+#[derive(Debug)]
+pub(crate) struct Post {
+    client: reqwest::Client,
+    destination: Destination,
+}
+
+/// A request that was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PostError {
+    #[error("the collector answers {status}")]
+    Refused { status: StatusCode, retry_after: Option<Duration> },
+    #[error("the collector is not reached")]
+    Unreached(#[from] reqwest::Error),
+    #[error("the request cannot be compressed")]
+    Compression(#[from] io::Error),
+}
+
+impl PostError {
+    /// How long to wait before another try, if one may help; `usual` unless the collector says more.
+    fn pause(&self, usual: Duration) -> Option<Duration> {
+        match self {
+            Self::Refused { status, retry_after } => {
+                let is_temporary = matches!(status.as_u16(), 429 | 502 | 503 | 504);
+                is_temporary.then_some(retry_after.unwrap_or(usual))
+            }
+            Self::Unreached(_) => Some(usual),
+            Self::Compression(_) => None,
+        }
+    }
+}
+
+impl Post {
+    pub(crate) fn new(destination: Destination) -> reqwest::Result<Self> {
+        // Whoever was first is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().timeout(destination.timeout).build()?;
+        Ok(Self { client, destination })
+    }
+
+    /// Sends `request`, up to `num_tries` times while another try may help.
+    pub(crate) async fn send(&self, request: Vec<u8>, num_tries: u32) -> Result<(), PostError> {
+        let request = Bytes::from(self.compressed(request)?);
+        let mut usual_pause = FIRST_PAUSE;
+        for _ in 1..num_tries {
+            let Err(error) = self.send_once(request.clone()).await else { return Ok(()) };
+            let Some(pause) = error.pause(usual_pause) else { return Err(error) };
+            sleep(pause).await;
+            usual_pause *= 2;
+        }
+        self.send_once(request).await
+    }
+
+    fn compressed(&self, request: Vec<u8>) -> io::Result<Vec<u8>> {
+        if !self.destination.is_compressed {
+            return Ok(request);
+        }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&request)?;
+        encoder.finish()
+    }
+
+    async fn send_once(&self, request: Bytes) -> Result<(), PostError> {
+        let Destination { url, headers, is_compressed, .. } = &self.destination;
+        let mut post = self.client.post(url).headers(headers.clone());
+        if *is_compressed {
+            post = post.header(CONTENT_ENCODING, "gzip");
+        }
+        let post = post.header(CONTENT_TYPE, "application/x-protobuf").body(request);
+        let response = post.send().await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+        Err(PostError::Refused { status, retry_after: seconds.map(Duration::from_secs) })
+    }
 }
 
 /// Who sends: as `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, which the library reads;
@@ -160,4 +347,32 @@ pub(crate) fn resource(function: &'static str, on_lambda: &OnLambda) -> Resource
     let own: Vec<KeyValue> =
         own.into_iter().chain(on_lambda).filter(|own| !is_given(own)).collect();
     Resource::builder().with_attributes(own).build()
+}
+
+/// The same, in the words of the protocol.
+pub(crate) fn resource_message(
+    function: &'static str,
+    on_lambda: &OnLambda,
+) -> resource::v1::Resource {
+    let resource = resource(function, on_lambda);
+    let attributes = resource.iter().map(|(key, value)| attribute(key.as_str(), &value.as_str()));
+    resource::v1::Resource { attributes: attributes.collect(), ..Default::default() }
+}
+
+/// What counts and measures, in the words of the protocol.
+pub(crate) fn scope_message() -> proto::InstrumentationScope {
+    proto::InstrumentationScope {
+        name: SCOPE.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Default::default()
+    }
+}
+
+/// What counts and measures.
+pub(crate) const SCOPE: &str = "sanderling";
+
+pub(crate) fn attribute(name: &str, value: &str) -> proto::KeyValue {
+    let value = proto::any_value::Value::StringValue(value.to_owned());
+    let value = proto::AnyValue { value: Some(value) };
+    proto::KeyValue { key: name.to_owned(), value: Some(value), ..Default::default() }
 }

@@ -3,7 +3,6 @@
 //! All of them, as they are, each time: what one request loses, the next has.
 
 use std::{
-    io::Write,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,12 +10,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use flate2::{Compression, write::GzEncoder};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::{
         ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient,
     },
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    common::v1::KeyValue,
     metrics::v1::{
         AggregationTemporality, Exemplar, Gauge, Histogram, HistogramDataPoint, Metric,
         NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, exemplar, metric::Data,
@@ -24,9 +22,7 @@ use opentelemetry_proto::tonic::{
     },
     resource::v1::Resource,
 };
-use percent_encoding::percent_decode_str;
 use prost::Message;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::timeout;
 use tonic::{
     codec::CompressionEncoding,
@@ -37,32 +33,21 @@ use tonic::{
 use super::{BucketCount, Definition, Kind, METRICS, Sink, every, process};
 use crate::{
     Causes,
-    otlp::{self, OnLambda, OtlpError, Protocol, Vars},
+    otlp::{self, Destination, OnLambda, OtlpError, Post, Protocol, Vars, attribute},
 };
 
-/// How metrics are sent:
-/// <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>. Who sends them is read from
-/// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` by the library.
+/// How metrics are sent. Who sends them is read from `OTEL_SERVICE_NAME` and
+/// `OTEL_RESOURCE_ATTRIBUTES` by the library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// `OTEL_EXPORTER_OTLP_METRICS_PROTOCOL`, `OTEL_EXPORTER_OTLP_PROTOCOL`.
-    pub protocol: Protocol,
-    /// `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`, or `/v1/metrics` below `OTEL_EXPORTER_OTLP_ENDPOINT`.
-    pub url: String,
-    /// `OTEL_EXPORTER_OTLP_METRICS_HEADERS`, `OTEL_EXPORTER_OTLP_HEADERS`: they do not show.
-    pub headers: HeaderMap,
-    /// `OTEL_EXPORTER_OTLP_METRICS_COMPRESSION`, `OTEL_EXPORTER_OTLP_COMPRESSION`.
-    pub is_compressed: bool,
-    /// `OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`, `OTEL_EXPORTER_OTLP_TIMEOUT`.
-    pub timeout: Duration,
+    /// `OTEL_EXPORTER_OTLP_METRICS_…`, `OTEL_EXPORTER_OTLP_…`.
+    pub destination: Destination,
     /// `OTEL_METRIC_EXPORT_INTERVAL`: from one time to the next.
     pub interval: Duration,
     /// What AWS Lambda says of the process, by OpenTelemetry's names.
     pub on_lambda: OnLambda,
 }
-
-const OWN_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
 
 impl Settings {
     /// As variables say; `None` if nobody asks for metrics, as those who scrape do not.
@@ -72,21 +57,13 @@ impl Settings {
     /// The variables that cannot be used, each with the reason.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Vec<String>> {
         let mut vars = Vars::new(var);
-        let has_endpoint = vars.text(OWN_ENDPOINT).is_some();
-        if !vars.asks_for("OTEL_METRICS_EXPORTER", has_endpoint) {
+        if !vars.asks_for(&otlp::METRICS, false) {
             return vars.or_mistakes(None);
         }
-        let protocol = vars.protocol("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL");
         let temporality = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
         vars.choice(temporality, &[("cumulative", ())]);
-        let is_compressed = vars.is_compressed("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION");
-        let timeout = vars.millis("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000).as_millis() as u32;
         let settings = Self {
-            protocol,
-            url: vars.metrics_url(protocol),
-            headers: vars.headers(),
-            is_compressed,
-            timeout: vars.millis("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", timeout),
+            destination: vars.destination(&otlp::METRICS),
             interval: vars
                 .millis("OTEL_METRIC_EXPORT_INTERVAL", 60_000)
                 .max(Duration::from_millis(1)),
@@ -94,49 +71,6 @@ impl Settings {
         };
         vars.or_mistakes(Some(settings))
     }
-}
-
-impl<F: Fn(&'static str) -> Option<String>> Vars<F> {
-    fn metrics_url(&mut self, protocol: Protocol) -> String {
-        self.check_endpoint(OWN_ENDPOINT);
-        self.check_endpoint(otlp::ENDPOINT);
-        if let Some(own) = self.text(OWN_ENDPOINT) {
-            return own;
-        }
-        let of_both = self.text(otlp::ENDPOINT);
-        match protocol {
-            Protocol::Grpc => of_both.unwrap_or("http://localhost:4317".to_owned()),
-            Protocol::HttpProtobuf => {
-                let below = of_both.unwrap_or("http://localhost:4318".to_owned());
-                format!("{}/v1/metrics", below.trim_end_matches('/'))
-            }
-        }
-    }
-
-    /// `name=value,…`, values in percent-encoding.
-    fn headers(&mut self) -> HeaderMap {
-        let names = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS"];
-        let mut headers = HeaderMap::new();
-        for name in names {
-            let text = self.text(name).unwrap_or_default();
-            for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-                match header(pair) {
-                    Some((key, value)) => drop(headers.insert(key, value)),
-                    // What stands there may be a secret.
-                    None => self.mistake(name, "is not like name=value,name=value"),
-                }
-            }
-        }
-        headers
-    }
-}
-
-fn header(pair: &str) -> Option<(HeaderName, HeaderValue)> {
-    let (name, value) = pair.split_once('=')?;
-    let value: Vec<u8> = percent_decode_str(value.trim()).collect();
-    let mut value = HeaderValue::from_bytes(&value).ok()?;
-    value.set_sensitive(true);
-    Some((name.trim().parse().ok()?, value))
 }
 
 static PUSH: OnceLock<Arc<Push>> = OnceLock::new();
@@ -181,12 +115,9 @@ struct Push {
 
 impl Push {
     fn new(function: &'static str, settings: Settings) -> Result<Self, OtlpError> {
-        let resource = otlp::resource(function, &settings.on_lambda);
-        let attributes =
-            resource.iter().map(|(key, value)| attribute(key.as_str(), &value.as_str()));
         Ok(Self {
-            transport: Transport::new(&settings)?,
-            resource: Resource { attributes: attributes.collect(), ..Resource::default() },
+            transport: Transport::new(&settings.destination)?,
+            resource: otlp::resource_message(function, &settings.on_lambda),
             settings,
             started: SystemTime::now(),
             is_down: AtomicBool::new(false),
@@ -195,8 +126,9 @@ impl Push {
 
     /// Says when it fails, and when it does no longer.
     async fn send(&self) {
-        let sending = self.transport.send(self.request(), &self.settings);
-        let outcome = timeout(self.settings.timeout, sending).await;
+        let destination = &self.settings.destination;
+        let sending = self.transport.send(self.request(), destination);
+        let outcome = timeout(destination.timeout, sending).await;
         let outcome = outcome.unwrap_or_else(|elapsed| Err(elapsed.into()));
         let was_down = self.is_down.swap(outcome.is_err(), Relaxed);
         match outcome {
@@ -212,13 +144,8 @@ impl Push {
         let mut gathered = Gathered::new(self.started, SystemTime::now());
         METRICS.read(&mut gathered);
         process::read(&mut gathered);
-        let scope = InstrumentationScope {
-            name: "sanderling".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..InstrumentationScope::default()
-        };
         let scope_metrics = ScopeMetrics {
-            scope: Some(scope),
+            scope: Some(otlp::scope_message()),
             metrics: gathered.metrics,
             ..ScopeMetrics::default()
         };
@@ -233,21 +160,23 @@ impl Push {
 }
 
 enum Transport {
-    Http(reqwest::Client),
+    Http(Post),
     Grpc(MetricsServiceClient<Channel>),
 }
 
 impl Transport {
-    fn new(settings: &Settings) -> Result<Self, OtlpError> {
-        match settings.protocol {
-            Protocol::HttpProtobuf => Ok(Self::Http(otlp::http_client().map_err(OtlpError::new)?)),
+    fn new(destination: &Destination) -> Result<Self, OtlpError> {
+        match destination.protocol {
+            Protocol::HttpProtobuf => {
+                Ok(Self::Http(Post::new(destination.clone()).map_err(OtlpError::new)?))
+            }
             Protocol::Grpc => {
-                let endpoint = Endpoint::from_shared(settings.url.clone());
+                let endpoint = Endpoint::from_shared(destination.url.clone());
                 let roots = ClientTlsConfig::new().with_enabled_roots();
                 let endpoint = endpoint.and_then(|endpoint| endpoint.tls_config(roots));
                 let channel = endpoint.map_err(OtlpError::new)?.connect_lazy();
                 let client = MetricsServiceClient::new(channel);
-                Ok(Self::Grpc(match settings.is_compressed {
+                Ok(Self::Grpc(match destination.is_compressed {
                     true => client.send_compressed(CompressionEncoding::Gzip),
                     false => client,
                 }))
@@ -258,23 +187,12 @@ impl Transport {
     async fn send(
         &self,
         request: ExportMetricsServiceRequest,
-        settings: &Settings,
+        destination: &Destination,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self {
-            Self::Http(client) => {
-                let mut body = request.encode_to_vec();
-                let mut post = client.post(&settings.url).headers(settings.headers.clone());
-                if settings.is_compressed {
-                    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-                    encoder.write_all(&body)?;
-                    body = encoder.finish()?;
-                    post = post.header(CONTENT_ENCODING, "gzip");
-                }
-                let post = post.header(CONTENT_TYPE, "application/x-protobuf").body(body);
-                post.send().await?.error_for_status()?;
-            }
+            Self::Http(post) => post.send(request.encode_to_vec(), 1).await?,
             Self::Grpc(client) => {
-                let headers = MetadataMap::from_headers(settings.headers.clone());
+                let headers = MetadataMap::from_headers(destination.headers.clone());
                 let request = tonic::Request::from_parts(headers, Default::default(), request);
                 client.clone().export(request).await?;
             }
@@ -382,11 +300,6 @@ fn attributes(labels: &[(&str, &str)]) -> Vec<KeyValue> {
     labels.iter().map(|(name, value)| attribute(name, value)).collect()
 }
 
-fn attribute(name: &str, value: &str) -> KeyValue {
-    let value = AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) };
-    KeyValue { key: name.to_owned(), value: Some(value), ..KeyValue::default() }
-}
-
 fn nanos(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
@@ -414,13 +327,13 @@ mod tests {
     fn metrics_are_sent_where_somebody_asks_for_them() {
         assert_eq!(read(&[(otlp::ENDPOINT, "http://collector:4318")]), Ok(None));
         let settings = read(&[ON]).unwrap().unwrap();
-        assert_eq!(settings.url, "http://localhost:4318/v1/metrics");
-        assert_eq!(settings.timeout, Duration::from_secs(10));
+        assert_eq!(settings.destination.url, "http://localhost:4318/v1/metrics");
+        assert_eq!(settings.destination.timeout, Duration::from_secs(10));
         assert_eq!(settings.interval, Duration::from_secs(60));
-        let url = |vars: &[(&'static str, &str)]| read(vars).unwrap().unwrap().url;
+        let url = |vars: &[(&'static str, &str)]| read(vars).unwrap().unwrap().destination.url;
         let of_both = (otlp::ENDPOINT, "http://collector:4318/");
         assert_eq!(url(&[ON, of_both]), "http://collector:4318/v1/metrics");
-        let own = (OWN_ENDPOINT, "https://elsewhere/in");
+        let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://elsewhere/in");
         assert_eq!(url(&[of_both, own]), "https://elsewhere/in");
         let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
         assert_eq!(url(&[ON, of_both, grpc]), "http://collector:4318/");
@@ -432,8 +345,8 @@ mod tests {
         let both = ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=k%201, a=b");
         let own = ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "a=c");
         let settings = read(&[ON, both, own]).unwrap().unwrap();
-        assert_eq!(settings.headers["api-key"], "k 1");
-        assert_eq!(settings.headers["a"], "c");
+        assert_eq!(settings.destination.headers["api-key"], "k 1");
+        assert_eq!(settings.destination.headers["a"], "c");
         assert!(!format!("{settings:?}").contains("k 1"));
         let mistakes = read(&[ON, ("OTEL_EXPORTER_OTLP_HEADERS", "planted")]).unwrap_err();
         assert_eq!(mistakes, ["OTEL_EXPORTER_OTLP_HEADERS: is not like name=value,name=value"]);
@@ -443,7 +356,7 @@ mod tests {
     fn every_mistake_is_named() {
         let mistakes = read(&[
             ON,
-            (OWN_ENDPOINT, "collector"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "collector"),
             ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "often"),

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
-
 /// Which span of which trace, and whether that trace is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
@@ -32,17 +30,6 @@ impl TraceContext {
             span_id,
             is_sampled: flags & 1 == 1,
         })
-    }
-
-    pub(super) fn span_context(self, state: TraceState) -> SpanContext {
-        let flags = TraceFlags::default().with_sampled(self.is_sampled);
-        SpanContext::new(
-            TraceId::from(self.trace_id),
-            SpanId::from(self.span_id),
-            flags,
-            false,
-            state,
-        )
     }
 }
 

@@ -18,23 +18,23 @@
 mod context;
 mod exporter;
 mod settings;
+mod span;
 
 use std::{
-    borrow::Cow,
     sync::OnceLock,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use opentelemetry::{
-    InstrumentationScope, KeyValue,
-    trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceState},
-};
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanExporter};
+use opentelemetry::trace::TraceState;
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
-use self::exporter::Outbox;
 pub use self::{
     context::TraceContext,
     settings::{Sampler, Settings},
+};
+use self::{
+    exporter::{Collector, Exporter, Outbox},
+    span::{Parent, Span, Spans, Value},
 };
 use crate::{Facts, OtlpError, Stage};
 
@@ -46,7 +46,6 @@ struct Tracer {
     function: &'static str,
     settings: Settings,
     outbox: Outbox,
-    scope: InstrumentationScope,
 }
 
 /// Sends the traces of `function` as `settings` say. Only the first call counts, and only within a
@@ -56,8 +55,8 @@ struct Tracer {
 ///
 /// [`OtlpError`] if the environment names a collector that cannot be one.
 pub fn start(function: &'static str, settings: Settings) -> Result<(), OtlpError> {
-    let exporter = exporter::exporter(function, &settings).map_err(OtlpError::new)?;
-    let _ = TRACER.set(Tracer::new(function, settings, exporter));
+    let collector = Collector::new(function, &settings)?;
+    let _ = TRACER.set(Tracer::new(function, settings, collector));
     Ok(())
 }
 
@@ -75,7 +74,8 @@ pub struct RequestSpan {
     tracer: &'static Tracer,
     context: TraceContext,
     parent: Option<TraceContext>,
-    state: TraceState,
+    /// `tracestate`
+    state: String,
     clock: Clock,
 }
 
@@ -110,65 +110,75 @@ impl RequestSpan {
     /// Ends now, and is sent if its trace is kept.
     pub fn end(self, http: HttpFacts<'_>, facts: &Facts) {
         if self.context.is_sampled {
-            self.tracer.outbox.put(self.spans(http, facts).into_iter());
+            let mut spans = self.tracer.spans();
+            self.write(http, facts, &mut spans);
+            self.tracer.outbox.put(spans);
         }
     }
 
-    fn spans(self, http: HttpFacts<'_>, facts: &Facts) -> Vec<SpanData> {
-        let Self { tracer, context, parent, state, clock } = &self;
+    fn write(&self, http: HttpFacts<'_>, facts: &Facts, spans: &mut Spans) {
+        let Self { tracer, context, clock, .. } = self;
         let ended = Instant::now();
-        let span_context = |context: TraceContext| context.span_context(state.clone());
-        let mut request =
-            tracer.span(tracer.function, span_context(*context), clock, clock.instant, ended);
-        if let Some(parent) = parent {
-            request.parent_span_id = SpanId::from(parent.span_id);
-            request.parent_span_is_remote = true;
-        }
-        request.span_kind = SpanKind::Server;
-        request.attributes = vec![
-            KeyValue::new("http.request.method", http.method.to_owned()),
-            KeyValue::new("http.route", http.route.to_owned()),
-            KeyValue::new("http.response.status_code", i64::from(http.status)),
-            KeyValue::new("request_id", http.request_id.to_owned()),
-        ];
-        if http.status >= 500 {
-            request.status = Status::error("");
-            request.attributes.push(KeyValue::new("error.type", http.status.to_string()));
-        }
-        let mut spans = vec![request];
-        let Some(asked) = facts.asked else { return spans };
-        let request = &mut spans[0];
-        request.attributes.extend([
-            KeyValue::new("num_texts", number(facts.num_texts)),
-            KeyValue::new("text_length", number(facts.text_length)),
-            KeyValue::new("num_tokens", number(facts.num_tokens)),
+        let base = Span { state: &self.state, ..span(tracer.function, *context, [0; 2]) };
+
+        let error_type = http.status.to_string();
+        let mut attributes = Vec::with_capacity(10);
+        attributes.extend([
+            ("http.request.method", Value::Text(http.method)),
+            ("http.route", Value::Text(http.route)),
+            ("http.response.status_code", Value::Number(http.status.into())),
+            ("request_id", Value::Text(http.request_id)),
         ]);
-        if let Some(label) = &facts.label {
-            request.attributes.push(KeyValue::new("prediction_label", label.clone()));
+        let has_failed = http.status >= 500;
+        if has_failed {
+            attributes.push(("error.type", Value::Text(&error_type)));
         }
-        request.attributes.extend(model(facts));
+        if facts.asked.is_some() {
+            attributes.extend([
+                ("num_texts", number(facts.num_texts)),
+                ("text_length", number(facts.text_length)),
+                ("num_tokens", number(facts.num_tokens)),
+            ]);
+            if let Some(label) = &facts.label {
+                attributes.push(("prediction_label", Value::Text(label)));
+            }
+            attributes.extend(model(facts));
+        }
+        spans.push(Span {
+            parent: self.parent.map(|parent| Parent { span_id: parent.span_id, is_remote: true }),
+            is_server: true,
+            start: clock.nanos(clock.instant),
+            end: clock.nanos(ended),
+            attributes: &attributes,
+            has_failed,
+            ..base
+        });
 
         // Of several texts, the longest of each step: no step is longer than the request.
-        let mut start = asked;
-        let mut child = |name: &'static str, duration: Option<Duration>| {
+        let Some(mut start) = facts.asked else { return };
+        let mut step = |name, duration: Option<Duration>, attributes: &[_], links: &[_]| {
             let end = duration.and_then(|duration| start.checked_add(duration));
             let end = end.unwrap_or(ended).min(ended);
-            let child = span_context(tracer.child(*context));
-            let mut span = tracer.span(name, child, clock, start, end);
-            span.parent_span_id = SpanId::from(context.span_id);
+            spans.push(Span {
+                name,
+                context: tracer.child(*context),
+                parent: Some(Parent { span_id: context.span_id, is_remote: false }),
+                start: clock.nanos(start),
+                end: clock.nanos(end),
+                attributes,
+                links,
+                ..base
+            });
             start = end;
-            span
         };
-        let mut tokenization = child("tokenization", Some(facts.tokenization));
-        tokenization.attributes.push(KeyValue::new("num_tokens", number(facts.num_tokens)));
-        let queue = child("queue", Some(facts.queue));
-        let mut inference = child("model_inference", Some(facts.forward));
-        inference.attributes.push(KeyValue::new("batch_size", number(facts.batch_size)));
-        inference.attributes.extend(model(facts));
-        inference.links.links.extend(facts.batch.map(link));
-        let postprocessing = child("postprocessing", None);
-        spans.extend([tokenization, queue, inference, postprocessing]);
-        spans
+        let num_tokens = [("num_tokens", number(facts.num_tokens))];
+        step("tokenization", Some(facts.tokenization), &num_tokens, &[]);
+        step("queue", Some(facts.queue), &[], &[]);
+        let mut attributes = Vec::with_capacity(3);
+        attributes.push(("batch_size", number(facts.batch_size)));
+        attributes.extend(model(facts));
+        step("model_inference", Some(facts.forward), &attributes, facts.batch.as_slice());
+        step("postprocessing", None, &[], &[]);
     }
 }
 
@@ -198,28 +208,30 @@ pub fn batch(
     members: impl Iterator<Item = TraceContext>,
 ) -> Option<TraceContext> {
     let tracer = TRACER.get()?;
-    let (context, span) = tracer.batch(forward, members)?;
-    tracer.outbox.put([span].into_iter());
+    let mut spans = tracer.spans();
+    let context = tracer.batch(forward, members, &mut spans)?;
+    tracer.outbox.put(spans);
     Some(context)
 }
 
 /// The trace of a start that took `total`, until now.
 pub(crate) fn cold_start(stages: &[Stage], total: Duration) {
     if let Some(tracer) = TRACER.get() {
-        tracer.outbox.put(tracer.cold_start(stages, total).into_iter());
+        let mut spans = tracer.spans();
+        tracer.cold_start(stages, total, &mut spans);
+        tracer.outbox.put(spans);
     }
 }
 
 impl Tracer {
-    fn new(
-        function: &'static str,
-        settings: Settings,
-        exporter: impl SpanExporter + 'static,
-    ) -> Self {
-        let scope = InstrumentationScope::builder("sanderling");
-        let scope = scope.with_version(env!("CARGO_PKG_VERSION")).build();
+    fn new(function: &'static str, settings: Settings, exporter: impl Exporter) -> Self {
         let outbox = Outbox::start(exporter, &settings);
-        Self { function, settings, outbox, scope }
+        Self { function, settings, outbox }
+    }
+
+    /// No spans, in the form in which they are sent.
+    fn spans(&self) -> Spans {
+        Collector::spans(self.settings.destination.protocol)
     }
 
     fn begin(&'static self, traceparent: Option<&str>, tracestate: Option<&str>) -> RequestSpan {
@@ -233,7 +245,8 @@ impl Tracer {
             },
         };
         let state = tracestate.filter(|_| parent.is_some());
-        let state = state.and_then(|state| state.parse().ok()).unwrap_or_default();
+        let state = state.and_then(|state| state.parse::<TraceState>().ok());
+        let state = state.map(|state| state.header()).unwrap_or_default();
         RequestSpan { tracer: self, context, parent, state, clock: Clock::now() }
     }
 
@@ -241,49 +254,51 @@ impl Tracer {
         &self,
         forward: Forward<'_>,
         members: impl Iterator<Item = TraceContext>,
-    ) -> Option<(TraceContext, SpanData)> {
+        spans: &mut Spans,
+    ) -> Option<TraceContext> {
         let mut members = members.filter(|member| member.is_sampled).peekable();
         members.peek()?;
         let context = TraceContext { is_sampled: true, ..self.root() };
-        let ended = forward.started + forward.duration;
-        let span_context = context.span_context(TraceState::default());
-        let mut span = self.span("batch", span_context, &Clock::now(), forward.started, ended);
-        span.attributes = vec![
-            KeyValue::new("batch_size", number(forward.batch_size)),
-            KeyValue::new("num_tokens", number(forward.num_tokens)),
-            KeyValue::new("model", forward.model.to_owned()),
-            KeyValue::new("model_version", forward.version.to_owned()),
+        let attributes = [
+            ("batch_size", number(forward.batch_size)),
+            ("num_tokens", number(forward.num_tokens)),
+            ("model", Value::Text(forward.model)),
+            ("model_version", Value::Text(forward.version)),
         ];
-        if forward.failed {
-            span.status = Status::error("");
-        }
         // Texts of one request come one behind the other.
         let mut links: Vec<TraceContext> = members.collect();
         links.dedup();
-        let max_links = self.settings.max_links;
-        span.links.dropped_count = links.len().saturating_sub(max_links) as u32;
-        span.links.links.extend(links.into_iter().take(max_links).map(link));
-        Some((context, span))
+        let num_dropped = links.len().saturating_sub(self.settings.max_links);
+        links.truncate(self.settings.max_links);
+        let clock = Clock::now();
+        let times = [forward.started, forward.started + forward.duration];
+        spans.push(Span {
+            attributes: &attributes,
+            links: &links,
+            num_dropped_links: num_dropped as u32,
+            has_failed: forward.failed,
+            ..span("batch", context, times.map(|time| clock.nanos(time)))
+        });
+        Some(context)
     }
 
-    fn cold_start(&self, stages: &[Stage], total: Duration) -> Vec<SpanData> {
+    fn cold_start(&self, stages: &[Stage], total: Duration, spans: &mut Spans) {
         let context = self.root();
         if !context.is_sampled {
-            return Vec::new();
+            return;
         }
         let clock = Clock::now();
         let started = clock.instant.checked_sub(total).unwrap_or(clock.instant);
-        let span_context = |context: TraceContext| context.span_context(TraceState::default());
-        let root = self.span("cold_start", span_context(context), &clock, started, clock.instant);
-        let stage = |stage: &Stage| {
+        let times = |start, end| [start, end].map(|time| clock.nanos(time));
+        spans.push(span("cold_start", context, times(started, clock.instant)));
+        for stage in stages {
             let start = started + stage.start;
-            let end = start + stage.duration;
-            let child = span_context(self.child(context));
-            let mut span = self.span(stage.name, child, &clock, start, end);
-            span.parent_span_id = SpanId::from(context.span_id);
-            span
-        };
-        std::iter::once(root).chain(stages.iter().map(stage)).collect()
+            let parent = Parent { span_id: context.span_id, is_remote: false };
+            spans.push(Span {
+                parent: Some(parent),
+                ..span(stage.name, self.child(context), times(start, start + stage.duration))
+            });
+        }
     }
 
     /// A new trace.
@@ -299,31 +314,22 @@ impl Tracer {
         let span_id = RandomIdGenerator::default().new_span_id();
         TraceContext { span_id: u64::from_be_bytes(span_id.to_bytes()), ..parent }
     }
+}
 
-    /// A span without a parent, and with no more to it than this.
-    fn span(
-        &self,
-        name: impl Into<Cow<'static, str>>,
-        span_context: SpanContext,
-        clock: &Clock,
-        start: Instant,
-        end: Instant,
-    ) -> SpanData {
-        SpanData {
-            span_context,
-            parent_span_id: SpanId::INVALID,
-            parent_span_is_remote: false,
-            span_kind: SpanKind::Internal,
-            name: name.into(),
-            start_time: clock.time(start),
-            end_time: clock.time(end),
-            attributes: Vec::new(),
-            dropped_attributes_count: 0,
-            events: Default::default(),
-            links: Default::default(),
-            status: Status::Unset,
-            instrumentation_scope: self.scope.clone(),
-        }
+/// A span without a parent, and with no more to it than this.
+fn span(name: &'static str, context: TraceContext, [start, end]: [u64; 2]) -> Span<'static> {
+    Span {
+        name,
+        context,
+        state: "",
+        parent: None,
+        is_server: false,
+        start,
+        end,
+        attributes: &[],
+        links: &[],
+        num_dropped_links: 0,
+        has_failed: false,
     }
 }
 
@@ -339,31 +345,30 @@ impl Clock {
         Self { instant: Instant::now(), time: SystemTime::now() }
     }
 
-    fn time(&self, instant: Instant) -> SystemTime {
-        match instant.checked_duration_since(self.instant) {
+    /// Since 1970.
+    fn nanos(&self, instant: Instant) -> u64 {
+        let time = match instant.checked_duration_since(self.instant) {
             Some(after) => self.time + after,
             None => self.time - (self.instant - instant),
-        }
+        };
+        time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
     }
 }
 
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+fn number(count: usize) -> Value<'static> {
+    Value::Number(count as u64)
 }
 
-fn model(facts: &Facts) -> impl Iterator<Item = KeyValue> {
-    let model = facts.model.clone().map(|model| KeyValue::new("model", model));
-    let version = facts.version.clone().map(|version| KeyValue::new("model_version", version));
+fn model(facts: &Facts) -> impl Iterator<Item = (&'static str, Value<'_>)> {
+    let model = facts.model.as_deref().map(|model| ("model", Value::Text(model)));
+    let version = facts.version.as_deref().map(|version| ("model_version", Value::Text(version)));
     model.into_iter().chain(version)
-}
-
-fn link(context: TraceContext) -> Link {
-    Link::new(context.span_context(TraceState::default()), Vec::new(), 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry::trace::{SpanId, Status};
+    use opentelemetry_sdk::trace::SpanData;
 
     use super::*;
 
@@ -379,22 +384,37 @@ mod tests {
         settings.unwrap().unwrap()
     }
 
-    pub(super) fn span() -> SpanData {
-        let (clock, now) = (Clock::now(), Instant::now());
-        tracer().span("span", SpanContext::empty_context(), &clock, now, now)
+    pub(super) fn spans(len: usize) -> Spans {
+        let context = TraceContext { trace_id: 1, span_id: 2, is_sampled: true };
+        let mut spans = Spans::bytes();
+        (0..len).for_each(|_| spans.push(span("span", context, [0, 1])));
+        spans
     }
 
     #[derive(Debug)]
     struct Nobody;
 
-    impl SpanExporter for Nobody {
-        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+    impl Exporter for Nobody {
+        async fn export(
+            &self,
+            _: Vec<Spans>,
+        ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             Ok(())
         }
     }
 
     fn tracer() -> &'static Tracer {
         Box::leak(Box::new(Tracer::new("predict", settings(), Nobody)))
+    }
+
+    /// What `write` writes.
+    fn written(write: impl FnOnce(&mut Spans)) -> Vec<SpanData> {
+        let mut spans = Spans::data();
+        write(&mut spans);
+        match spans {
+            Spans::Data(spans) => spans,
+            Spans::Bytes(..) => Vec::new(),
+        }
     }
 
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -433,7 +453,7 @@ mod tests {
             batch_size: 4,
             batch: Some(shared),
         };
-        let spans = request.spans(HTTP, &facts);
+        let spans = written(|spans| request.write(HTTP, &facts, spans));
         let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
         assert_eq!(
             names,
@@ -473,13 +493,15 @@ mod tests {
         assert_eq!(inference.end_time, postprocessing.start_time);
         assert_eq!(postprocessing.end_time, spans[0].end_time);
         assert_eq!(attribute(inference, "batch_size").as_deref(), Some("4"));
-        assert_eq!(inference.links[0].span_context, shared.span_context(TraceState::default()));
+        let link = &inference.links[0].span_context;
+        assert_eq!((link.trace_id(), link.span_id()), (5.into(), 6.into()));
     }
 
     #[tokio::test]
     async fn a_request_without_texts_has_one_span_and_a_failure_is_one() {
         let request = tracer().begin(None, Some("vendor=1"));
-        let spans = request.spans(HttpFacts { status: 503, ..HTTP }, &Facts::default());
+        let http = HttpFacts { status: 503, ..HTTP };
+        let spans = written(|spans| request.write(http, &Facts::default(), spans));
         assert_eq!(spans.len(), 1);
         assert_eq!(spans[0].parent_span_id, SpanId::INVALID);
         assert_eq!(spans[0].span_context.trace_state().header(), "", "of no parent");
@@ -496,7 +518,7 @@ mod tests {
             forward: Duration::MAX,
             ..Facts::default()
         };
-        let spans = request.spans(HTTP, &facts);
+        let spans = written(|spans| request.write(HTTP, &facts, spans));
         assert!(spans.iter().all(|span| span.end_time <= spans[0].end_time));
     }
 
@@ -522,21 +544,29 @@ mod tests {
             duration: Duration::from_millis(3),
             failed: false,
         };
-        let of = |members: &[TraceContext]| tracer().batch(forward, members.iter().copied());
-        assert!(of(&[member(1, false)]).is_none());
+        let of = |members: &[TraceContext]| {
+            let mut context = None;
+            let members = members.iter().copied();
+            let spans = written(|spans| context = tracer().batch(forward, members, spans));
+            (context, spans)
+        };
+        let (context, spans) = of(&[member(1, false)]);
+        assert!(context.is_none() && spans.is_empty());
         let members = [member(1, true), member(1, true), member(2, false), member(3, true)];
-        let (context, span) = of(&members).unwrap();
-        assert_eq!(span.span_context, context.span_context(TraceState::default()));
+        let (context, spans) = of(&members);
+        let [span] = &spans[..] else { panic!("{spans:?}") };
+        assert_eq!(span.span_context.span_id(), context.unwrap().span_id.into());
         let traces = |span: &SpanData| -> Vec<u128> {
             let links = span.links.iter();
             links.map(|link| u128::from_be_bytes(link.span_context.trace_id().to_bytes())).collect()
         };
-        assert_eq!((traces(&span), span.links.dropped_count), (vec![1, 3], 0));
-        assert_eq!(length(&span), Duration::from_millis(3));
-        assert_eq!(attribute(&span, "batch_size").as_deref(), Some("5"));
+        assert_eq!((traces(span), span.links.dropped_count), (vec![1, 3], 0));
+        assert_eq!(length(span), Duration::from_millis(3));
+        assert_eq!(attribute(span, "batch_size").as_deref(), Some("5"));
         let members = [1, 2, 3, 4].map(|trace_id| member(trace_id, true));
-        let (_, span) = of(&members).unwrap();
-        assert_eq!((traces(&span), span.links.dropped_count), (vec![1, 2], 2));
+        let (_, spans) = of(&members);
+        let span = &spans[0];
+        assert_eq!((traces(span), span.links.dropped_count), (vec![1, 2], 2));
     }
 
     #[tokio::test]
@@ -546,7 +576,7 @@ mod tests {
             Stage { name: "open", start: millis(1), duration: millis(5) },
             Stage { name: "warm_up", start: millis(4), duration: millis(6) },
         ];
-        let spans = tracer().cold_start(&stages, millis(12));
+        let spans = written(|spans| tracer().cold_start(&stages, millis(12), spans));
         let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
         assert_eq!(names, ["cold_start", "open", "warm_up"]);
         assert_eq!(length(&spans[0]), millis(12));

@@ -3,17 +3,17 @@
 use std::{str::FromStr, time::Duration};
 
 use super::TraceContext;
-use crate::otlp::{self, OnLambda, Protocol, Vars};
+use crate::otlp::{self, Destination, OnLambda, Vars};
 
 /// How traces are made and sent.
 ///
-/// Where to, with which headers and how compressed is read from `OTEL_EXPORTER_OTLP_…` by the
-/// exporter itself, and who sends them from `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
+/// Who sends them is read from `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` by the library, and by
+/// its exporter for gRPC also where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`, `OTEL_EXPORTER_OTLP_PROTOCOL`.
-    pub protocol: Protocol,
+    /// `OTEL_EXPORTER_OTLP_TRACES_…`, `OTEL_EXPORTER_OTLP_…`.
+    pub destination: Destination,
     /// `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG`.
     pub sampler: Sampler,
     /// `OTEL_PROPAGATORS`: whether the traces of callers go on.
@@ -43,8 +43,6 @@ pub struct Sampler {
 
 const ALL: u64 = 1 << 63;
 
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", otlp::ENDPOINT];
-
 impl Sampler {
     pub(super) fn keeps(self, trace_id: u128, parent: Option<TraceContext>) -> bool {
         match parent {
@@ -63,19 +61,18 @@ impl Settings {
     /// The variables that cannot be used, each with the reason.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Vec<String>> {
         let mut vars = Vars::new(var);
-        if !vars.asks_for_traces() {
+        // Nobody waits for traces at the port that they are sent to by default.
+        let has_endpoint = vars.text(otlp::ENDPOINT).is_some();
+        if !vars.asks_for(&otlp::TRACES, has_endpoint) {
             return vars.or_mistakes(None);
         }
-        ENDPOINTS.into_iter().for_each(|name| vars.check_endpoint(name));
-        let protocol = vars.protocol("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL");
-        // The library reads it itself: here only what it does not know is named, with all other mistakes.
-        vars.is_compressed("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION");
+        let destination = vars.destination(&otlp::TRACES);
         let sampler = vars.sampler();
         let propagators = vars.text("OTEL_PROPAGATORS").unwrap_or("tracecontext".to_owned());
         let max_queue_size = vars.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048).max(1) as usize;
         let batch_size = vars.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512).max(1) as usize;
         let settings = Self {
-            protocol,
+            destination,
             sampler,
             takes_parents: propagators.split(',').any(|name| name.trim() == "tracecontext"),
             max_queue_size,
@@ -90,12 +87,6 @@ impl Settings {
 }
 
 impl<F: Fn(&'static str) -> Option<String>> Vars<F> {
-    /// Nobody waits for traces at the port that they are sent to by default.
-    fn asks_for_traces(&mut self) -> bool {
-        let has_endpoint = ENDPOINTS.iter().any(|name| self.text(name).is_some());
-        self.asks_for("OTEL_TRACES_EXPORTER", has_endpoint)
-    }
-
     fn sampler(&mut self) -> Sampler {
         let name = "OTEL_TRACES_SAMPLER";
         let text = self.text(name).unwrap_or("parentbased_always_on".to_owned());
@@ -130,7 +121,10 @@ impl<F: Fn(&'static str) -> Option<String>> Vars<F> {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderMap;
+
     use super::*;
+    use crate::Protocol;
 
     const ON: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
 
@@ -157,7 +151,13 @@ mod tests {
     #[test]
     fn defaults_are_the_specification_s() {
         let expected = Settings {
-            protocol: Protocol::HttpProtobuf,
+            destination: Destination {
+                protocol: Protocol::HttpProtobuf,
+                url: "http://collector:4318/v1/traces".to_owned(),
+                headers: HeaderMap::new(),
+                is_compressed: false,
+                timeout: Duration::from_secs(10),
+            },
             sampler: Sampler { follows_parent: true, kept: ALL },
             takes_parents: true,
             max_queue_size: 2048,
@@ -174,7 +174,8 @@ mod tests {
     fn a_setting_of_traces_goes_before_one_of_all() {
         let all = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
         let own = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
-        assert_eq!(read(&[ON, all, own]).unwrap().unwrap().protocol, Protocol::Grpc);
+        let settings = read(&[ON, all, own]).unwrap().unwrap();
+        assert_eq!(settings.destination.protocol, Protocol::Grpc);
         let none = [ON, ("OTEL_PROPAGATORS", "b3,baggage")];
         assert!(!read(&none).unwrap().unwrap().takes_parents);
     }
@@ -191,8 +192,8 @@ mod tests {
         assert_eq!(
             mistakes.unwrap_err(),
             [
-                "OTEL_EXPORTER_OTLP_ENDPOINT: \"collector:4318\" is not http:// or https://",
                 "OTEL_EXPORTER_OTLP_PROTOCOL: \"http/json\" is not one of http/protobuf, grpc",
+                "OTEL_EXPORTER_OTLP_ENDPOINT: \"collector:4318\" is not http:// or https://",
                 "OTEL_TRACES_SAMPLER_ARG: \"2\" is not between 0 and 1",
                 "OTEL_BSP_SCHEDULE_DELAY: \"soon\" is not a whole number",
             ]
