@@ -2,11 +2,12 @@
 
     tests/bench telemetry [--quick]
 
-`predict` answers with its own model, and with an engine that answers zeros at once. Each runs four
-times: without a line of the log; with a line a request; scraped every second as well; and with the
-spans of all requests sent by OTLP as well. All count for their page of metrics. All servers run at once
-and take turns in random order, so that one at a time has anything to do; a round compares each with the
-one without telemetry.
+`predict` answers with an engine that answers zeros at once: without a line of the log; with a line a
+request; scraped every second as well; and with the spans of all requests sent by OTLP as well. With its
+own model, of which telemetry is a small part, it runs without any and with all. All count for their page
+of metrics. All servers run at once and take turns, so that one at a time has anything to do: in random
+order, and then in the opposite one, so that a machine that gets slower does so for all. A turn compares
+each with the one without telemetry.
 """
 
 import argparse
@@ -30,14 +31,17 @@ from .lab.serving import Running, serving
 HERE = Path(__file__).resolve().parent
 
 GOAL_PERCENT = 3
-# How many rounds, and how many seconds of each run.
-ROUNDS, QUICK_ROUNDS = (20, 3), (5, 2)
+# How many rounds. Of one with the engine that answers at once there are some with the model.
+ROUNDS, QUICK_ROUNDS = 30, 5
+RUN_SECS = 1
 WARM_UP_SECS = 2
 # In which a server ends what callers have left, before the next one has its turn.
 PAUSE_SECS = 0.2
 SCRAPE_SECS = 1
 NOTHING, LINES, SCRAPED, TRACED = "nothing", "lines", "lines, scrapes", "lines, scrapes, traces"
 MODEL, NOOP = "its model", "an engine that answers at once"
+ARMS = {MODEL: (NOTHING, TRACED), NOOP: (NOTHING, LINES, SCRAPED, TRACED)}
+TURNS = {MODEL: 3, NOOP: 1}
 BINARIES = {MODEL: contestants.PREDICT, NOOP: engines.NOOP}
 # Few where an answer takes long: what a run ends amidst is not counted.
 CONNECTIONS = {MODEL: 16, NOOP: wrk.CONNECTIONS}
@@ -93,8 +97,8 @@ class Interval:
 class Results:
     """What was seen, by engine and telemetry."""
 
-    def __init__(self, settings, rounds, secs):
-        self.rounds, self.secs = rounds, secs
+    def __init__(self, settings, rounds):
+        self.rounds = rounds
         self.runs = {setting.key: [] for setting in settings}
         # By engine.
         self.spans = {}
@@ -104,14 +108,22 @@ class Results:
 
     def cost_percent(self, key):
         """How many requests a second are lost to telemetry, of 100."""
-        return interval(100 * (1 - run.rps / base.rps) for run, base in self.pairs(key))
+        return interval(
+            100 * (1 - rps / base) for rps, base in self.turns(key, lambda run: run.rps)
+        )
 
     def added_us(self, key):
         """CPU time of the server that a request takes more."""
-        return interval(run.server_us - base.server_us for run, base in self.pairs(key))
+        return interval(us - base for us, base in self.turns(key, lambda run: run.server_us))
 
-    def pairs(self, key):
-        return zip(self.runs[key], self.runs[key[0], NOTHING], strict=True)
+    def turns(self, key, of):
+        """Of each turn, the mean of its two runs with telemetry, and that without."""
+
+        def means(key):
+            values = [of(run) for run in self.runs[key]]
+            return map(statistics.fmean, zip(values[::2], values[1::2], strict=True))
+
+        return zip(means(key), means((key[0], NOTHING)), strict=True)
 
     def collector_us(self, key):
         """CPU time for a request, over all rounds: one alone takes few ticks of the clock."""
@@ -134,7 +146,8 @@ def interval(values):
 
 
 def main():
-    rounds, secs, is_whole = read_arguments()
+    is_whole = read_arguments()
+    rounds = ROUNDS if is_whole else QUICK_ROUNDS
     if missing := [*contestants.build_predict(), *engines.build_noop()]:
         sys.exit("\n".join(missing))
     with contextlib.ExitStack() as stack:
@@ -143,16 +156,20 @@ def main():
         texts.write(texts.sst2()[: texts.BLOCK], bodies)
         settings = [
             stack.enter_context(running(engine, telemetry, folder))
-            for engine in BINARIES
-            for telemetry in (NOTHING, LINES, SCRAPED, TRACED)
+            for engine, arms in ARMS.items()
+            for telemetry in arms
         ]
-        results = Results(settings, rounds, secs)
+        results = Results(settings, rounds)
         for setting in settings:
             measure(setting, bodies, WARM_UP_SECS)
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            for setting in random.sample(settings, len(settings)):
-                results.runs[setting.key].append(measure(setting, bodies, secs))
+            for engine, num_turns in TURNS.items():
+                arms = [setting for setting in settings if setting.engine == engine]
+                for _ in range(num_turns):
+                    order = random.sample(arms, len(arms))
+                    for setting in (*order, *reversed(order)):
+                        results.runs[setting.key].append(measure(setting, bodies, RUN_SECS))
             # A whole run writes gigabytes.
             os.truncate(folder / "log", 0)
         for setting in settings:
@@ -167,9 +184,8 @@ def main():
 
 def read_arguments():
     parser = argparse.ArgumentParser(prog="tests/bench telemetry")
-    parser.add_argument("--quick", action="store_true", help="2 minutes: fewer, shorter rounds")
-    is_quick = parser.parse_args().quick
-    return *(QUICK_ROUNDS if is_quick else ROUNDS), not is_quick
+    parser.add_argument("--quick", action="store_true", help="3 minutes: fewer rounds")
+    return not parser.parse_args().quick
 
 
 def say(text):
@@ -267,10 +283,12 @@ def table_of(results):
 
 def method(results):
     connections = " and ".join(f"{number} for {engine}" for engine, number in CONNECTIONS.items())
+    turns = " and ".join(f"{number} with {engine}" for engine, number in TURNS.items())
     return (
-        f"- {wrk.version()}; {results.rounds} rounds of {results.secs} s of each, in random order."
-        " What is lost, and what is more, is the mean over rounds of the difference to the run"
-        " without telemetry, with its confidence interval by bootstrap; other figures are medians."
+        f"- {wrk.version()}; {results.rounds} rounds; turns in each: {turns}. In a turn each server"
+        f" runs twice for {RUN_SECS} s, in random order and in the opposite one. What is lost, and"
+        " what is more, is the mean over turns of the difference to that without telemetry, with its"
+        " confidence interval by bootstrap; other figures are medians."
         f" One thread of wrk keeps connections busy, {connections}, on the same CPUs. CPU time is"
         " that of a process for a request. A collector is a process of Python that only reads, on"
         " the same CPUs as well: its time is in what is lost, but not in that of the server."

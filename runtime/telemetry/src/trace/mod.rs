@@ -216,9 +216,11 @@ pub fn batch(
 
 /// The trace of a start that took `total`, until now.
 pub(crate) fn cold_start(stages: &[Stage], total: Duration) {
-    if let Some(tracer) = TRACER.get() {
+    let Some(tracer) = TRACER.get() else { return };
+    let context = tracer.root();
+    if context.is_sampled {
         let mut spans = tracer.spans();
-        tracer.cold_start(stages, total, &mut spans);
+        tracer.cold_start(context, stages, total, &mut spans);
         tracer.outbox.put(spans);
     }
 }
@@ -282,11 +284,13 @@ impl Tracer {
         Some(context)
     }
 
-    fn cold_start(&self, stages: &[Stage], total: Duration, spans: &mut Spans) {
-        let context = self.root();
-        if !context.is_sampled {
-            return;
-        }
+    fn cold_start(
+        &self,
+        context: TraceContext,
+        stages: &[Stage],
+        total: Duration,
+        spans: &mut Spans,
+    ) {
         let clock = Clock::now();
         let started = clock.instant.checked_sub(total).unwrap_or(clock.instant);
         let times = |start, end| [start, end].map(|time| clock.nanos(time));
@@ -576,7 +580,8 @@ mod tests {
             Stage { name: "open", start: millis(1), duration: millis(5) },
             Stage { name: "warm_up", start: millis(4), duration: millis(6) },
         ];
-        let spans = written(|spans| tracer().cold_start(&stages, millis(12), spans));
+        let tracer = tracer();
+        let spans = written(|spans| tracer.cold_start(tracer.root(), &stages, millis(12), spans));
         let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
         assert_eq!(names, ["cold_start", "open", "warm_up"]);
         assert_eq!(length(&spans[0]), millis(12));
