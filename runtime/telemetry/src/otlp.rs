@@ -376,3 +376,23 @@ pub(crate) fn attribute(name: &str, value: &str) -> proto::KeyValue {
     let value = proto::AnyValue { value: Some(value) };
     proto::KeyValue { key: name.to_owned(), value: Some(value), ..Default::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_collector_cannot_take_now_is_tried_again_when_it_says() {
+        let usual = Duration::from_millis(250);
+        let pause = |status: u16, retry_after: Option<u64>| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let retry_after = retry_after.map(Duration::from_secs);
+            PostError::Refused { status, retry_after }.pause(usual)
+        };
+        assert_eq!(pause(503, None), Some(usual));
+        assert_eq!(pause(429, Some(7)), Some(Duration::from_secs(7)));
+        for forever in [400, 401, 404, 413, 500, 501] {
+            assert_eq!(pause(forever, Some(7)), None, "{forever}");
+        }
+    }
+}
