@@ -148,7 +148,8 @@ def interval(values):
 def main():
     is_whole = read_arguments()
     rounds = ROUNDS if is_whole else QUICK_ROUNDS
-    if missing := [*contestants.build_predict(), *engines.build_noop()]:
+    built = contestants.build_predict(), engines.build_noop(), engines.build_collector()
+    if missing := [binary for binaries in built for binary in binaries]:
         sys.exit("\n".join(missing))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-telemetry-")))
@@ -290,8 +291,8 @@ def method(results):
         " what is more, is the mean over turns of the difference to that without telemetry, with its"
         " confidence interval by bootstrap; other figures are medians."
         f" One thread of wrk keeps connections busy, {connections}, on the same CPUs. CPU time is"
-        " that of a process for a request. A collector is a process of Python that only reads, on"
-        " the same CPUs as well: its time is in what is lost, but not in that of the server."
+        " that of a process for a request. A collector is a process that only reads, on the same CPUs"
+        " as well: its time is in what is lost, but not in that of the server."
     )
 
 

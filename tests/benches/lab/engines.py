@@ -20,6 +20,7 @@ MODELS_DIR = TARGET / "bench-models"
 PEERS_TARGET = TARGET / "bench-peers"
 OWN_TARGET = TARGET / "bench-own"
 
+COLLECTOR = PEERS_TARGET / "release" / "collector"
 LOAD = PEERS_TARGET / "release" / "load"
 NOOP = OWN_TARGET / "dist" / "noop"
 
@@ -67,6 +68,11 @@ def build_limit():
 def build_load():
     """Builds the load generator; gives it if it could not be built."""
     return _cargo_build(PEERS_TARGET, ["load"], ["load"], {})
+
+
+def build_collector():
+    """Builds what takes traces and keeps none; gives it if it could not be built."""
+    return _cargo_build(PEERS_TARGET, ["collector"], [], {})
 
 
 def build_noop():
