@@ -126,7 +126,7 @@ class Results:
         return zip(means(key), means((key[0], NOTHING)), strict=True)
 
     def collector_us(self, key):
-        """CPU time for a request, over all rounds: one alone takes few ticks of the clock."""
+        """CPU time for a request, over all runs: one alone takes few ticks of the clock."""
         used_us = sum(run.beside_us * run.num_requests for run in self.runs[key])
         return used_us / sum(run.num_requests for run in self.runs[key])
 
@@ -135,7 +135,7 @@ class Results:
 
 
 def interval(values):
-    """By the bootstrap: means of as many rounds, drawn again and again."""
+    """By the bootstrap: means of as many turns, drawn again and again."""
     values = list(values)
     draw = random.Random(0)
     means = sorted(

@@ -11,7 +11,7 @@
 //               rows, by reading the weights below
 // Numerics      products of 16-bit numbers, summed in f32 by the tensor cores; bias, activation and
 //               residual in f32; rounded once
-// Limits        in_stride, out_stride and depth are multiples of 64; grid.y <= 65,535; offsets are 64-bit
+// Limits        in_stride and out_stride are multiples of 64; grid.y <= 65,535; offsets are 64-bit
 #include "activation.cuh"
 
 template <class T> struct LinearArgs {

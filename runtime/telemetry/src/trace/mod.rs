@@ -121,7 +121,7 @@ impl RequestSpan {
         let ended = Instant::now();
         let base = Span { state: &self.state, ..span(tracer.function, *context, [0; 2]) };
 
-        let error_type = http.status.to_string();
+        let error_type = (http.status >= 500).then(|| http.status.to_string());
         let mut attributes = Vec::with_capacity(10);
         attributes.extend([
             ("http.request.method", Value::Text(http.method)),
@@ -129,9 +129,8 @@ impl RequestSpan {
             ("http.response.status_code", Value::Number(http.status.into())),
             ("request_id", Value::Text(http.request_id)),
         ]);
-        let has_failed = http.status >= 500;
-        if has_failed {
-            attributes.push(("error.type", Value::Text(&error_type)));
+        if let Some(error_type) = &error_type {
+            attributes.push(("error.type", Value::Text(error_type)));
         }
         if facts.asked.is_some() {
             attributes.extend([
@@ -150,7 +149,7 @@ impl RequestSpan {
             start: clock.nanos(clock.instant),
             end: clock.nanos(ended),
             attributes: &attributes,
-            has_failed,
+            has_failed: error_type.is_some(),
             ..base
         });
 
@@ -374,7 +373,7 @@ mod tests {
     use opentelemetry::trace::{SpanId, Status};
     use opentelemetry_sdk::trace::SpanData;
 
-    use super::*;
+    use super::{span::span_context, *};
 
     pub(super) fn settings() -> Settings {
         let vars = [
@@ -498,7 +497,7 @@ mod tests {
         assert_eq!(postprocessing.end_time, spans[0].end_time);
         assert_eq!(attribute(inference, "batch_size").as_deref(), Some("4"));
         let link = &inference.links[0].span_context;
-        assert_eq!((link.trace_id(), link.span_id()), (5.into(), 6.into()));
+        assert_eq!(*link, span_context(shared, TraceState::default()));
     }
 
     #[tokio::test]
@@ -559,7 +558,7 @@ mod tests {
         let members = [member(1, true), member(1, true), member(2, false), member(3, true)];
         let (context, spans) = of(&members);
         let [span] = &spans[..] else { panic!("{spans:?}") };
-        assert_eq!(span.span_context.span_id(), context.unwrap().span_id.into());
+        assert_eq!(span.span_context, span_context(context.unwrap(), TraceState::default()));
         let traces = |span: &SpanData| -> Vec<u128> {
             let links = span.links.iter();
             links.map(|link| u128::from_be_bytes(link.span_context.trace_id().to_bytes())).collect()

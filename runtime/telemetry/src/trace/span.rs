@@ -1,7 +1,8 @@
 //! A span that has ended, in the two forms in which it waits to be sent: for HTTP as bytes of the
 //! protocol, written at once; for gRPC as the library's exporter takes it.
 //!
-//! The library's form costs four times as much a request, for a piece of memory for each key and value.
+//! The library's form costs more: a piece of memory for each key and value, and again for what it makes
+//! of them.
 
 use std::{
     borrow::Cow,
@@ -59,12 +60,12 @@ pub(super) enum Spans {
     Data(Vec<SpanData>),
 }
 
-/// Of a request with one text: with what it says it is a little longer.
+/// What the spans of a request with one text take, or a little more.
 const USUAL_BYTES: usize = 1024;
 
 impl Spans {
     pub(super) fn bytes() -> Self {
-        Self::Bytes(Vec::with_capacity(USUAL_BYTES), 0)
+        Self::Bytes(Vec::new(), 0)
     }
 
     pub(super) fn data() -> Self {
@@ -81,6 +82,9 @@ impl Spans {
     pub(super) fn push(&mut self, span: Span<'_>) {
         match self {
             Self::Bytes(bytes, len) => {
+                if bytes.is_empty() {
+                    bytes.reserve(USUAL_BYTES);
+                }
                 encode(bytes, span);
                 *len += 1;
             }
@@ -256,7 +260,7 @@ fn data(span: Span<'_>) -> SpanData {
     data
 }
 
-fn span_context(context: TraceContext, state: TraceState) -> SpanContext {
+pub(super) fn span_context(context: TraceContext, state: TraceState) -> SpanContext {
     let flags = TraceFlags::default().with_sampled(context.is_sampled);
     SpanContext::new(context.trace_id.into(), context.span_id.into(), flags, false, state)
 }
