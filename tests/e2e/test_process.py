@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from datetime import datetime
 
 import httpx
 import pytest
-from function import ROOT, run_to_end, running
+from balancer import free_ports
+from function import PREDICT, ROOT, environment, run_to_end, running
+from metrics import value
 from tokens import SECRET, token
 
 MODEL = ROOT / "functions" / "predict" / "model"
@@ -25,6 +28,13 @@ def model(tmp_path):
     for name in ("config.json", "tokenizer.json", "model.onnx"):
         shutil.copyfile(MODEL / name, tmp_path / name)
     return tmp_path
+
+
+def is_healthy(url):
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_help_lists_settings_with_defaults():
@@ -191,7 +201,36 @@ def test_sigterm_under_load_loses_no_request_sent_before():
         concurrent.futures.wait(calls, timeout=2)
         signalled_at = time.monotonic()
         assert function.terminate() == 0
-        assert sum(call.result() for call in calls) > 8
+        num_answered = sum(call.result() for call in calls)
+        assert num_answered > 8
+        lines = [line for line in function.read_logs() if line.get("message") == "request done"]
+        assert sum(line["status"] == 200 and line["route"] == "/predict" for line in lines) == num_answered
+
+
+def test_whoever_does_not_read_the_log_stops_no_request():
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [PREDICT],
+        cwd=ROOT,
+        env=environment(PORT=port, RUST_LOG="trace"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not is_healthy(url):
+            time.sleep(0.01)
+        with httpx.Client(base_url=url) as client:
+            while value(url, "log_lines_dropped_total") == 0:
+                for _ in range(100):
+                    assert client.post("/predict", json={"text": "hello"}).status_code == 200
+        threading.Timer(1, process.terminate).start()
+        lines = [json.loads(line) for line in process.stdout]
+        assert process.wait(timeout=10) == 0
+        assert lines[-1]["message"] == "stopped"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_request_has_one_line_with_what_it_took():

@@ -100,6 +100,11 @@ pub(crate) async fn serve<P: Service>(
     let edge = Edge::new(&config);
     let app = app(function, config.clone(), routes, model, &edge);
     let platform = config.platform;
+    let _gathering = match platform {
+        Platform::Http { .. } => Some(telemetry::gather_lines()?),
+        // It freezes the process between requests, and what waits with it.
+        Platform::Lambda => None,
+    };
     if let Some(settings) = config.traces.clone() {
         trace::start(function, settings)?;
     }

@@ -17,7 +17,7 @@ pub mod trace;
 use std::time::Duration;
 
 pub use causes::Causes;
-pub use log::{LogError, LogFormat, init};
+pub use log::{Gathering, LogError, LogFormat, gather_lines, init};
 pub use metrics::{
     ALL, Counter, Definition, Exemplar, Family, Gauge, Histogram, Kind, MAX_SERIES, METRICS,
     Metrics, PROCESS, TextFormat, cloudwatch, push, scrape,

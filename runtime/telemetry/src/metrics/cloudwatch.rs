@@ -47,7 +47,7 @@ pub fn flush() {
     let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
     let written = lines.since_last(|changes| METRICS.read(changes), SystemTime::now());
     // Like a line of the log: whoever closed the pipe does not want it.
-    let _ = std::io::stdout().write_all(written.as_bytes());
+    let _ = crate::log::Stdout::default().write_all(written.as_bytes());
 }
 
 /// What was written, and for whom.

@@ -155,6 +155,7 @@ metrics! {
     Counter redis_failures_total []: "Requests that Redis did not answer in time.",
     Gauge redis_up []: "Whether Redis, if it is set, answers.",
     Counter spans_dropped_total []: "Spans that were not sent: too many waited, or nobody took them.",
+    Counter log_lines_dropped_total []: "Lines of the log that were not written: nobody read them.",
     Counter weights_fetched_bytes_total [store]: "Bytes of models that were fetched.",
 }
 

@@ -1,3 +1,7 @@
+//! Events as lines on standard output.
+
+mod lines;
+
 use std::{fmt, io::IsTerminal, panic};
 
 use tracing::{
@@ -15,6 +19,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub(crate) use self::lines::Stdout;
+pub use self::lines::{Gathering, gather_lines};
 use crate::{request::with_id, trace::TraceContext};
 
 /// How a log line is written.
@@ -62,7 +68,7 @@ pub enum LogError {
 pub fn init(function: &'static str, format: LogFormat, filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stdout::default());
     match format {
         LogFormat::Json => builder.event_format(Json { function }).finish().try_init(),
         LogFormat::Text => {
