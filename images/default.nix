@@ -19,6 +19,13 @@ let
     }
     .${pkgs.stdenv.hostPlatform.parsed.cpu.name};
 
+  # What makes NVIDIA's container toolkit bring the driver, and where it then is.
+  driver = [
+    "NVIDIA_VISIBLE_DEVICES=all"
+    "NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+    "LD_LIBRARY_PATH=/usr/lib64:/usr/lib/${pkgs.stdenv.hostPlatform.parsed.cpu.name}-linux-gnu:/run/opengl-driver/lib"
+  ];
+
   image =
     {
       name,
@@ -29,7 +36,10 @@ let
       config = {
         Entrypoint = [ (lib.getExe package) ];
         User = "65532:65532";
-        Env = [ "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" ];
+        Env = [
+          "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt"
+        ]
+        ++ lib.optionals (lib.hasSuffix "-gpu" name) driver;
         ExposedPorts."8080/tcp" = { };
         Labels = {
           "org.opencontainers.image.title" = name;

@@ -1,4 +1,5 @@
-# Builds and checks the Rust workspace: one static binary for each folder under functions/.
+# Builds and checks the Rust workspace: one binary for each folder under functions/, static but for those of
+# a GPU, whose driver is a library of the host.
 {
   pkgs,
   crane,
@@ -13,9 +14,15 @@ let
     lib.filterAttrs (_: type: type == "directory") (builtins.readDir ../functions)
   );
   target = "${pkgs.stdenv.hostPlatform.parsed.cpu.name}-unknown-linux-musl";
+  dynamicTarget = "${pkgs.stdenv.hostPlatform.parsed.cpu.name}-unknown-linux-gnu";
 
   toolchain =
-    p: (p.rust-bin.fromRustupToolchainFile ../rust-toolchain.toml).override { targets = [ target ]; };
+    p: (p.rust-bin.fromRustupToolchainFile ../rust-toolchain.toml).override {
+      targets = [
+        target
+        dynamicTarget
+      ];
+    };
   craneLib = (crane.mkLib pkgs).overrideToolchain toolchain;
 
   source =
@@ -60,7 +67,17 @@ let
     CARGO_PROFILE = "dist";
     doCheck = false;
   };
-  checked = built { CARGO_PROFILE = "dev"; };
+  shippedForGpu = built {
+    CARGO_PROFILE = "dist";
+    doCheck = false;
+    CARGO_BUILD_TARGET = dynamicTarget;
+    CARGO_BUILD_RUSTFLAGS = "";
+  };
+  checked = built {
+    CARGO_PROFILE = "dev";
+    # The emulator of a GPU is C++, for which there is no compiler here.
+    cargoExtraArgs = "--locked --workspace --exclude emulator-for-tests";
+  };
   # Tests may read any file of the repository, bundled models included.
   tested = checked // {
     src = source ../.;
@@ -69,12 +86,19 @@ let
   # Alone in its derivation: built together, Cargo would unify the features of all functions.
   package =
     name:
+    let
+      isForGpu = lib.hasSuffix "-gpu" name;
+    in
     craneLib.buildPackage (
-      shipped
+      (if isForGpu then shippedForGpu else shipped)
       // {
         pname = name;
         cargoExtraArgs = "--locked -p ${name}";
-        allowedReferences = [ ];
+        # No CUDA: kernels are in the binary, and the driver comes from the host.
+        allowedReferences = lib.optionals isForGpu [
+          pkgs.glibc
+          pkgs.libgcc
+        ];
         meta = {
           mainProgram = name;
           homepage = workspace.repository;

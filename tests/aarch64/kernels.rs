@@ -1,13 +1,11 @@
 //! The modules of `engine-cpu` that need no tract, with their unit tests, as a crate of their own.
 #![expect(dead_code, reason = "the rest of engine-cpu uses it")]
 
-// What `encoder` imports from tract is at the end of this file.
+// What `exported` imports from tract is at the end of this file.
 extern crate self as tract_onnx;
 
-#[path = "../../runtime/engine-cpu/src/encoder.rs"]
-mod encoder;
-#[path = "../../runtime/engine-cpu/src/layout.rs"]
-mod layout;
+#[path = "../../runtime/engine-cpu/src/exported.rs"]
+mod exported;
 #[path = "../../runtime/engine-cpu/src/model.rs"]
 mod model;
 #[path = "../../runtime/engine-cpu/src/pack.rs"]

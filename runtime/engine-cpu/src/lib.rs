@@ -16,9 +16,8 @@
 //! - `unsafe` code is in `simd`, and nowhere else.
 //! - Knows neither files nor text: it takes a graph, or bytes that are mapped, and token ids.
 
-mod encoder;
+mod exported;
 mod graph;
-mod layout;
 mod load;
 mod model;
 mod pack;

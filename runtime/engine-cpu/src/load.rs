@@ -1,16 +1,16 @@
 //! From a bundle, or the bytes of a graph, to an engine that is ready to run.
 
-use std::{error::Error, fmt, str::FromStr, sync::Arc};
+use std::{error::Error, sync::Arc};
 
+use encoder::Description;
 use engine::{EngineError, Options, Precision};
 use prost::Message;
 use weights::{Bundle, Packed, Unpacked, Weights, WeightsError};
 
 use crate::{
     CpuEngine, Path,
-    encoder::{Encoder, Head},
+    exported::{Encoder, Head},
     graph::{self, Graph},
-    layout::{Description, ElementType, Tensor},
     model::{Bytes, Model, Source},
     recognize,
     simd::Kernels,
@@ -56,31 +56,13 @@ impl PackedModel {
     /// The model, to be kept by a [`Bundle`].
     #[must_use]
     pub fn unpacked(&self) -> Unpacked<'_> {
-        let tensors = self.description.tensors.iter().map(|tensor| weights::Tensor {
-            name: tensor.name.clone(),
-            dtype: tensor.dtype.as_str().to_owned(),
-            shape: tensor.shape.clone(),
-            offset: tensor.offset,
-            length: tensor.length,
-            sha256: String::new(),
-        });
         Unpacked {
             description: &self.json,
-            tensors: tensors.collect(),
+            tensors: self.description.tensors.clone(),
             weights: &self.weights,
             graph: self.graph.as_deref(),
         }
     }
-}
-
-/// What the manifest says of a tensor, as this engine reads it.
-fn tensor(tensor: &weights::Tensor) -> Result<Tensor, EngineError> {
-    let weights::Tensor { name, dtype, shape, offset, length, .. } = tensor;
-    let dtype = ElementType::parse(dtype).ok_or_else(|| EngineError::Unsupported {
-        reason: format!("tensor {name} is of {dtype}, which this build does not know"),
-    })?;
-    let (name, shape) = (name.clone(), shape.clone());
-    Ok(Tensor { name, dtype, shape, offset: *offset, length: *length })
 }
 
 impl Source for Weights {
@@ -92,19 +74,6 @@ impl Source for Weights {
 /// A description that is none.
 fn unreadable(error: serde_json::Error) -> EngineError {
     EngineError::Unsupported { reason: error.to_string() }
-}
-
-/// What the bundle says the model wants.
-fn of_bundle<T: FromStr<Err: fmt::Display>>(
-    name: &str,
-    word: Option<&str>,
-) -> Result<Option<T>, EngineError> {
-    let parse = |word: &str| {
-        word.parse().map_err(|unknown| EngineError::Unsupported {
-            reason: format!("the model's {name} is \"{word}\": {unknown}"),
-        })
-    };
-    word.map(parse).transpose()
 }
 
 /// The graph of an export.
@@ -122,15 +91,8 @@ impl CpuEngine {
     /// precision than `options` want; [`EngineError::Backend`] if tract or the system fails.
     pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, EngineError> {
         let _stage = telemetry::stage("engine");
-        let precision = match options.precision {
-            Some(precision) => precision,
-            None => of_bundle("precision", bundle.precision())?.unwrap_or(Precision::F32),
-        };
-        let pooling = match options.pooling {
-            Some(pooling) => Some(pooling),
-            None => of_bundle("pooling", bundle.sentence().pooling.as_deref())?,
-        };
-        let options = &Options { pooling, ..*options };
+        let options = &options.or_of(bundle.precision(), bundle.sentence().pooling.as_deref())?;
+        let precision = options.precision.unwrap_or(Precision::F32);
         let unsupported =
             |error: WeightsError| EngineError::Unsupported { reason: error.to_string() };
         if let Some(packed) = bundle.packed(precision.as_str()).map_err(unsupported)? {
@@ -191,7 +153,7 @@ impl CpuEngine {
         let Packed { description, tensors, weights, graph } = packed;
         let mut description: Description =
             serde_json::from_str(&description).map_err(unreadable)?;
-        description.tensors = tensors.iter().map(tensor).collect::<Result<_, _>>()?;
+        description.tensors = tensors;
         Self::fused(description, Arc::new(weights), graph.as_deref(), options)
     }
 

@@ -1,34 +1,24 @@
 //! From an encoder as it was exported to the packed layout.
 
+use encoder::{
+    ALIGNMENT, Activation, Description, ElementType, LAYOUT, PANEL, SEGMENT, Tensor, padded,
+};
 use engine::Precision;
 
-use crate::{
-    encoder::{Activation, Encoder, Head, Layer, LayerNorm, Linear, Positions, Table},
-    layout::{self, ALIGNMENT, Description, ElementType, LAYOUT, Tensor, padded},
-    simd::{Dtype, PANEL, SEGMENT},
-};
-
-fn dtype_of(precision: Precision) -> Dtype {
-    match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::Bf16 => Dtype::Bf16,
-        Precision::Int8 => Dtype::Int8,
-    }
-}
+use crate::exported::{Encoder, Head, Layer, LayerNorm, Linear, Positions, Table};
 
 /// Packs `encoder` for `precision`: its description, and its weights.
 pub(crate) fn pack(encoder: &Encoder, precision: Precision) -> (Description, Vec<u8>) {
-    let dtype = dtype_of(precision);
     let mut writer = Writer::default();
     let embeddings = &encoder.embeddings;
-    writer.table("embeddings.word", &embeddings.word, dtype);
-    writer.table("embeddings.position", &embeddings.position, dtype);
+    writer.table("embeddings.word", &embeddings.word, precision);
+    writer.table("embeddings.position", &embeddings.position, precision);
     if let Some(table) = &embeddings.token_type {
-        writer.table("embeddings.token_type", table, dtype);
+        writer.table("embeddings.token_type", table, precision);
     }
     writer.norm("embeddings.norm", &embeddings.norm);
     if let Some(linear) = &embeddings.projection {
-        writer.linear("embeddings.projection", linear, dtype);
+        writer.linear("embeddings.projection", linear, precision);
     }
     if let Some(bias) = &encoder.position_bias {
         writer.values(
@@ -40,23 +30,23 @@ pub(crate) fn pack(encoder: &Encoder, precision: Precision) -> (Description, Vec
     for (index, layer) in encoder.layers.iter().enumerate() {
         let name = |part: &str| format!("layers.{index}.{part}");
         let (joined, output) = pad_heads(layer, encoder.num_heads);
-        writer.linear(&name("query_key_value"), &joined, dtype);
-        writer.linear(&name("attention_output"), &output, dtype);
+        writer.linear(&name("query_key_value"), &joined, precision);
+        writer.linear(&name("attention_output"), &output, precision);
         writer.norm(&name("attention_norm"), &layer.attention_norm);
-        writer.linear(&name("intermediate"), &layer.intermediate, dtype);
-        writer.linear(&name("output"), &layer.output, dtype);
+        writer.linear(&name("intermediate"), &layer.intermediate, precision);
+        writer.linear(&name("output"), &layer.output, precision);
         writer.norm(&name("output_norm"), &layer.output_norm);
     }
     let readout = match &encoder.head {
-        Head::HiddenStates => layout::Head::HiddenStates,
-        Head::Graph(_) => layout::Head::Graph,
+        Head::HiddenStates => encoder::Head::HiddenStates,
+        Head::Graph(_) => encoder::Head::Graph,
         Head::FirstToken(layers) => {
             // The head is small and last: what it loses is seen undiluted.
-            let dtype = dtype.min(Dtype::Bf16);
+            let precision = precision.min(Precision::Bf16);
             for (index, (linear, _)) in layers.iter().enumerate() {
-                writer.linear(&format!("head.{index}"), linear, dtype);
+                writer.linear(&format!("head.{index}"), linear, precision);
             }
-            layout::Head::FirstToken(layers.iter().map(|&(_, activation)| activation).collect())
+            encoder::Head::FirstToken(layers.iter().map(|&(_, activation)| activation).collect())
         }
     };
     let first = encoder.layers.first();
@@ -128,16 +118,17 @@ impl Writer {
         self.bytes.resize(padded(self.bytes.len(), ALIGNMENT), 0);
         self.tensors.push(Tensor {
             name: name.to_owned(),
-            dtype,
+            dtype: dtype.as_str().to_owned(),
             shape: shape.to_vec(),
             offset: self.bytes.len(),
             length: bytes.len(),
+            sha256: String::new(),
         });
         self.bytes.extend_from_slice(bytes);
     }
 
     fn values(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        self.tensor(name, ElementType::F32, shape, bytemuck::cast_slice(values));
+        self.tensor(name, ElementType::Of(Precision::F32), shape, bytemuck::cast_slice(values));
     }
 
     fn norm(&mut self, name: &str, norm: &LayerNorm) {
@@ -146,37 +137,40 @@ impl Writer {
     }
 
     /// Rows padded to whole segments; of 8 bits, with one scale a row.
-    fn table(&mut self, name: &str, table: &Table, dtype: Dtype) {
+    fn table(&mut self, name: &str, table: &Table, precision: Precision) {
+        let dtype = ElementType::Of(precision);
         let width = padded(table.width, SEGMENT);
         let shape = [table.num_rows, table.width];
-        let mut bytes = Vec::with_capacity(table.num_rows * width * 4 / dtype.per_word());
+        let mut bytes = Vec::with_capacity(table.num_rows * width * dtype.num_bytes());
         let mut scales = Vec::new();
         for row in table.values.chunks_exact(table.width) {
             let scale = step(row);
-            let padding = (width - table.width) * 4 / dtype.per_word();
-            match dtype {
-                Dtype::F32 => bytes.extend_from_slice(bytemuck::cast_slice(row)),
-                Dtype::Bf16 => {
+            let padding = (width - table.width) * dtype.num_bytes();
+            match precision {
+                Precision::F32 => bytes.extend_from_slice(bytemuck::cast_slice(row)),
+                Precision::Bf16 => {
                     bytes.extend(row.iter().flat_map(|&value| bf16(value).to_le_bytes()))
                 }
-                Dtype::Int8 => {
+                Precision::Int8 => {
                     bytes.extend(row.iter().map(|&value| int8(value, scale) as u8));
                     scales.push(scale);
                 }
             }
             bytes.resize(bytes.len() + padding, 0);
         }
-        self.tensor(&format!("{name}.weight"), dtype.into(), &shape, &bytes);
-        if dtype == Dtype::Int8 {
+        self.tensor(&format!("{name}.weight"), dtype, &shape, &bytes);
+        if precision == Precision::Int8 {
             self.values(&format!("{name}.scales"), &[table.num_rows], &scales);
         }
     }
 
     /// Panels of `PANEL` output channels: words of neighbouring inputs, channel by channel.
-    fn linear(&mut self, name: &str, linear: &Linear, dtype: Dtype) {
+    fn linear(&mut self, name: &str, linear: &Linear, precision: Precision) {
         let Linear { in_features, out_features, .. } = *linear;
         let out_padded = padded(out_features, SEGMENT);
-        let words = padded(in_features, SEGMENT) / dtype.per_word();
+        let dtype = ElementType::Of(precision);
+        let per_word = size_of::<u32>() / dtype.num_bytes();
+        let words = padded(in_features, SEGMENT) / per_word;
         let mut panels = vec![0u32; words * out_padded];
         let mut scales = vec![0.0f32; out_padded];
         let mut sums = vec![0i32; out_padded];
@@ -185,25 +179,25 @@ impl Writer {
             scales[channel] = scale;
             let start = channel / PANEL * words * PANEL + channel % PANEL;
             for (index, &value) in row.iter().enumerate() {
-                let place = index % dtype.per_word();
-                let bits = match dtype {
-                    Dtype::F32 => value.to_bits(),
-                    Dtype::Bf16 => u32::from(bf16(value)) << (16 * place),
-                    Dtype::Int8 => {
+                let place = index % per_word;
+                let bits = match precision {
+                    Precision::F32 => value.to_bits(),
+                    Precision::Bf16 => u32::from(bf16(value)) << (16 * place),
+                    Precision::Int8 => {
                         let value = int8(value, scale);
                         sums[channel] += i32::from(value);
                         u32::from(value as u8) << (8 * place)
                     }
                 };
-                panels[start + index / dtype.per_word() * PANEL] |= bits;
+                panels[start + index / per_word * PANEL] |= bits;
             }
         }
         let mut bias = linear.bias.clone();
         bias.resize(out_padded, 0.0);
         let shape = [out_features, in_features];
-        self.tensor(&format!("{name}.weight"), dtype.into(), &shape, bytemuck::cast_slice(&panels));
+        self.tensor(&format!("{name}.weight"), dtype, &shape, bytemuck::cast_slice(&panels));
         self.values(&format!("{name}.bias"), &[out_features], &bias);
-        if dtype == Dtype::Int8 {
+        if precision == Precision::Int8 {
             self.values(&format!("{name}.scales"), &[out_features], &scales);
             let bytes = bytemuck::cast_slice(&sums);
             self.tensor(&format!("{name}.sums"), ElementType::Int32, &[out_features], bytes);

@@ -6,11 +6,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use encoder::Tokens;
 use engine::{Batch, EngineError};
 
 use crate::{
     model::{Model, Readout},
-    simd::{Pass, Stages, Tokens},
+    simd::{Pass, Stages},
     threads::{Task, Team},
 };
 
@@ -48,13 +49,16 @@ impl EncoderStack {
 
     /// One row a sequence, or a token if the readout is all hidden states, `[rows, width]`.
     pub(crate) fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
-        check(&self.model, batch)?;
-        self.model.wait_for_embeddings()?;
         let parts = micro_batches(batch, self.team.num_threads());
-        let rows = match parts.as_slice() {
-            [] => Some(Vec::new()),
-            [_] => self.forward_together(batch),
-            _ => self.forward_apart(batch, &parts),
+        let of_part = |part: &Range<usize>| {
+            Tokens::read(self.model.description(), self.model.layout(), batch, part.clone())
+        };
+        let mut inputs = parts.iter().map(of_part).collect::<Result<Vec<_>, _>>()?;
+        self.model.wait_for_embeddings()?;
+        let rows = match inputs.len() {
+            0 => Some(Vec::new()),
+            1 => self.forward_together(inputs.remove(0)),
+            _ => self.forward_apart(inputs),
         };
         if rows.is_none() {
             // What made it fail, unless it was a panic.
@@ -67,8 +71,7 @@ impl EncoderStack {
     }
 
     /// All threads work on one pass.
-    fn forward_together(&mut self, batch: &Batch) -> Option<Vec<f32>> {
-        let tokens = tokens(&self.model, batch, 0..batch.batch_size());
+    fn forward_together(&mut self, tokens: Tokens) -> Option<Vec<f32>> {
         let workspace = mem::take(&mut self.team.local().workspace);
         let num_threads = self.team.num_threads();
         let pass = Arc::new(Pass::new(self.model.clone(), tokens, workspace, num_threads));
@@ -85,12 +88,9 @@ impl EncoderStack {
     }
 
     /// Each thread takes micro-batches and runs them alone.
-    fn forward_apart(&mut self, batch: &Batch, parts: &[Range<usize>]) -> Option<Vec<f32>> {
-        let model = self.model.clone();
-        let inputs: Vec<Tokens> =
-            parts.iter().map(|part| tokens(&model, batch, part.clone())).collect();
+    fn forward_apart(&mut self, inputs: Vec<Tokens>) -> Option<Vec<f32>> {
         let work = Arc::new(Apart {
-            model,
+            model: self.model.clone(),
             outputs: inputs.iter().map(|_| Mutex::new(None)).collect(),
             inputs,
             stages: Stages::new(1),
@@ -177,71 +177,14 @@ fn longest(batch: &Batch, parts: &[Range<usize>], num_threads: usize) -> usize {
     threads.into_iter().max().unwrap_or(0)
 }
 
-/// Rows of the tables for sequences `range` of a batch that [`check`] has passed.
-fn tokens(model: &Model, batch: &Batch, range: Range<usize>) -> Tokens {
-    let mut tokens = Tokens { cu_seqlens: vec![0], ..Tokens::default() };
-    // A table of one row has it for every type.
-    let [_, _, token_type] = model.tables();
-    let last_type = token_type.map_or(0, |table| table.num_rows() as u32 - 1);
-    for index in range {
-        let input_ids = batch.sequence(index);
-        tokens.input_ids.extend_from_slice(input_ids);
-        tokens.position_ids.extend(position_ids(model, input_ids));
-        tokens.token_type_ids.extend(batch.token_types(index).iter().map(|&id| id.min(last_type)));
-        tokens.cu_seqlens.push(tokens.input_ids.len() as u32);
-    }
-    tokens
-}
-
-fn position_ids(model: &Model, input_ids: &[u32]) -> Vec<u32> {
-    let Some(padding_idx) = model.description().padding_idx else {
-        return (0..input_ids.len() as u32).collect();
-    };
-    let mut position = padding_idx;
-    let of_token = |&id: &u32| {
-        if id == padding_idx {
-            return padding_idx;
-        }
-        position += 1;
-        position
-    };
-    input_ids.iter().map(of_token).collect()
-}
-
-/// Whether every id has a row in its table.
-fn check(model: &Model, batch: &Batch) -> Result<(), EngineError> {
-    let [word, position, token_type] =
-        model.tables().map(|table| table.map_or(1, |table| table.num_rows()));
-    let refuse = |reason| Err(EngineError::Input { reason });
-    for index in 0..batch.batch_size() {
-        let input_ids = batch.sequence(index);
-        let max_position = position_ids(model, input_ids).into_iter().max();
-        let Some(max_position) = max_position else {
-            return refuse(format!("sequence {index} has no tokens"));
-        };
-        if max_position as usize >= position {
-            let len = input_ids.len();
-            return refuse(format!("{len} tokens need position {max_position} of {position}"));
-        }
-        if let Some(id) = input_ids.iter().find(|&&id| id as usize >= word) {
-            return refuse(format!("token id {id}, the vocabulary has {word}"));
-        }
-        let mut token_types = batch.token_types(index).iter();
-        if let Some(id) = token_types.find(|&&id| token_type > 1 && id as usize >= token_type) {
-            return refuse(format!("token type {id}, the model has {token_type}"));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use encoder::Description;
     use engine::{Pooling, Precision};
 
     use super::*;
     use crate::{
-        encoder::{self, Encoder},
-        layout::{self, Description},
+        exported::{self, Encoder},
         model::Bytes,
         pack::pack,
         pool::pool,
@@ -347,7 +290,7 @@ mod tests {
     #[test]
     fn hidden_states_are_pooled_as_asked() {
         let mut encoder = Encoder::made_up();
-        encoder.head = encoder::Head::HiddenStates;
+        encoder.head = exported::Head::HiddenStates;
         let (mut description, weights) = pack(&encoder, Precision::F32);
         let width = description.hidden_size;
         let weights: Bytes = Arc::new(weights);
@@ -359,7 +302,7 @@ mod tests {
         let batch = batch(&[&[3], &[1, 2, 3, 4, 5], &[9, 8]]);
         let pooled =
             Pooling::ALL.map(|pooling| stack(&description, pooling).forward(&batch).unwrap());
-        description.readout = layout::Head::Graph;
+        description.readout = encoder::Head::Graph;
         let hidden_states = stack(&description, Pooling::Mean).forward(&batch).unwrap();
         for (rows, pooling) in pooled.iter().zip(Pooling::ALL) {
             for index in 0..batch.batch_size() {

@@ -6,7 +6,7 @@ use engine::{Batch, EngineError, Pooling, Precision};
 use tract_onnx::pb::ModelProto;
 
 use crate::{
-    encoder::{Encoder, Head, Positions},
+    exported::{Encoder, Head, Positions},
     graph::{Graph, Sequence},
     model::Model,
     pack,

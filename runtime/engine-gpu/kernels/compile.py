@@ -1,12 +1,14 @@
 """Compiles the kernels for every architecture, without a GPU and without CUDA.
 
-    python compile.py <folder>
+    python compile.py [--check]
 
-Writes `<architecture>.cubin` for each of `CUBINS`, and PTX that a driver compiles for those that are not
-among them. Fails if a kernel does not keep what it holds in registers. Needs requirements.txt.
+Writes `compiled/<architecture>.cubin.gz` for each of `CUBINS`, and PTX that a driver compiles for those
+that are not among them; with `--check`, compares them with what is there, and writes nothing. Fails if a
+kernel does not keep what it holds in registers. Needs requirements.txt.
 """
 
 import ctypes
+import gzip
 import importlib.util
 import re
 import sys
@@ -14,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parent
+COMPILED = KERNELS / "compiled"
 # Turing, Ampere, Ada, Hopper, Blackwell. A cubin runs on its architecture, and on later ones of the
 # same number before the last digit; one with an "a" on its own alone.
 CUBINS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
@@ -26,18 +29,22 @@ SPILLS = re.compile(
 
 
 def main():
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    spilling = []
+    is_check = sys.argv[1:] == ["--check"]
+    COMPILED.mkdir(exist_ok=True)
+    wrong = []
     with ProcessPoolExecutor() as pool:
         for architecture, code, log in pool.map(compiled, (*CUBINS, PTX)):
             kind = "ptx" if architecture == PTX else "cubin"
-            (folder / f"{architecture}.{kind}").write_bytes(code)
+            file = COMPILED / f"{architecture}.{kind}.gz"
             spills = [name for name, *counts in SPILLS.findall(log) if counts != ["0", "0"]]
-            spilling += [f"{name} spills registers on {architecture}" for name in spills]
+            wrong += [f"{name} spills registers on {architecture}" for name in spills]
             print(f"{architecture}: {len(code):,} bytes, {len(SPILLS.findall(log))} kernels")
-    if spilling:
-        sys.exit("\n".join(spilling))
+            if not is_check:
+                file.write_bytes(gzip.compress(code, mtime=0))
+            elif not file.exists() or gzip.decompress(file.read_bytes()) != code:
+                wrong.append(f"{file.name} is not what the kernels compile to: run compile.py")
+    if wrong:
+        sys.exit("\n".join(wrong))
 
 
 def compiled(architecture):

@@ -29,6 +29,16 @@ pub enum EngineError {
         /// What was asked for, and what is known.
         reason: String,
     },
+    /// The device has failed, and will fail again whatever it is asked: end the process, retry on
+    /// another instance.
+    #[error("the device of the {engine} engine is lost")]
+    Lost {
+        /// `"gpu"`.
+        engine: &'static str,
+        /// What the device said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The device or library below failed; retry on another instance.
     #[error("{engine} engine failed")]
     Backend {

@@ -36,7 +36,7 @@ pub trait Engine: Send + 'static {
     ///
     /// # Errors
     ///
-    /// [`EngineError::Backend`] if the library or device below fails;
+    /// [`EngineError::Backend`] if the library or device below fails, [`EngineError::Lost`] if for good;
     /// [`EngineError::ShapeMismatch`] if the model gives something other than one row a sequence.
     fn forward(&mut self, batch: &Batch) -> Result<Output, EngineError>;
 }

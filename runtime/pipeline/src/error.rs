@@ -69,6 +69,9 @@ pub enum PipelineError {
     /// The engine failed on the batch that held the text.
     #[error("engine failed")]
     Engine(#[source] Arc<EngineError>),
+    /// The device of the engine has failed for good; another instance may answer.
+    #[error("the device that runs the model is lost")]
+    Lost(#[source] Arc<EngineError>),
     /// The model gave a number that is not finite.
     #[error("model {model} gave a number that is not finite")]
     NotFinite {

@@ -87,6 +87,9 @@ pub trait Pipeline: Clone + Send + Sync + 'static {
     /// What it does just now.
     fn activity(&self) -> Activity;
 
+    /// Whether the device of its engine is lost: from then on every text is [`PipelineError::Lost`].
+    fn is_lost(&self) -> bool;
+
     /// The tokens of the whole of `text`, however long, with those that the model adds to each text
     /// if `add_special_tokens`.
     ///
@@ -118,6 +121,10 @@ macro_rules! impl_pipeline {
 
             fn activity(&self) -> $crate::Activity {
                 self.runner.activity()
+            }
+
+            fn is_lost(&self) -> bool {
+                self.runner.is_lost()
             }
 
             fn tokens(

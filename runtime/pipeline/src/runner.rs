@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
 };
@@ -39,7 +39,11 @@ struct Model {
     tokenizer: Arc<Tokenizer>,
     queue: Arc<Queue>,
     batches: Arc<Batches>,
+    lost: Arc<Lost>,
 }
+
+/// Why the engine's device is lost, once it is.
+type Lost = OnceLock<Arc<EngineError>>;
 
 impl Drop for Model {
     fn drop(&mut self) {
@@ -89,6 +93,7 @@ impl Runner {
             tokenizer: Arc::new(tokenizer),
             queue,
             batches: Arc::default(),
+            lost: Arc::default(),
         };
         model.spawn(engine).map_err(PipelineError::Thread)?;
         Ok(Self { model: Arc::new(model) })
@@ -110,6 +115,11 @@ impl Runner {
             max_queue_requests: self.model.queue.max_queue_requests(),
             batches: self.model.batches.newest(),
         }
+    }
+
+    /// Whether the engine's device has failed for good.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.model.lost.get().is_some()
     }
 
     /// Text to token ids, and back.
@@ -193,10 +203,10 @@ impl Model {
                 .spawn(move || tokenize(&queue, &tokenizer))?;
         }
         let (queue, batches) = (self.queue.clone(), self.batches.clone());
-        let info = self.info.clone();
+        let (info, lost) = (self.info.clone(), self.lost.clone());
         thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run_batches(&queue, engine, &batches, &info))?;
+            .spawn(move || run_batches(&queue, engine, &batches, &info, &lost))?;
         Ok(())
     }
 }
@@ -211,16 +221,38 @@ fn tokenize(queue: &Queue, tokenizer: &Tokenizer) {
     }
 }
 
-/// Runs batches until the queue is closed and empty.
-fn run_batches(queue: &Queue, mut engine: impl Engine, batches: &Batches, model: &ModelInfo) {
+/// Runs batches until the queue is closed and empty, or the engine is lost: then all are refused.
+fn run_batches(
+    queue: &Queue,
+    mut engine: impl Engine,
+    batches: &Batches,
+    model: &ModelInfo,
+    lost: &Lost,
+) {
     while let Some(batch) = queue.next_batch() {
-        run(&mut engine, batch, batches, model);
+        match lost.get() {
+            Some(error) => refuse(batch, model, || PipelineError::Lost(error.clone())),
+            None => run(&mut engine, batch, batches, model, lost),
+        }
+    }
+}
+
+fn refuse(texts: Vec<Ready>, model: &ModelInfo, error: impl Fn() -> PipelineError) {
+    for text in texts {
+        METRICS.predictions_total.with([&model.name, "error"]).add(1);
+        text.reply.send(Err(error()));
     }
 }
 
 /// One forward pass for those who still wait. If it fails, each gets one by itself, so that who made
 /// it fail is alone with the error.
-fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model: &ModelInfo) {
+fn run(
+    engine: &mut impl Engine,
+    mut texts: Vec<Ready>,
+    batches: &Batches,
+    model: &ModelInfo,
+    lost: &Lost,
+) {
     texts.retain(|text| !text.reply.is_closed());
     if texts.is_empty() {
         return;
@@ -253,15 +285,16 @@ fn run(engine: &mut impl Engine, mut texts: Vec<Ready>, batches: &Batches, model
                 answer(text, output.row(index), &pass);
             }
         }
+        Err(error @ EngineError::Lost { .. }) => {
+            let error = lost.get_or_init(|| Arc::new(error));
+            refuse(texts, model, || PipelineError::Lost(error.clone()));
+        }
         Err(_) if texts.len() > 1 => {
-            texts.into_iter().for_each(|text| run(engine, vec![text], batches, model));
+            texts.into_iter().for_each(|text| run(engine, vec![text], batches, model, lost));
         }
         Err(error) => {
             let error = Arc::new(error);
-            for text in texts {
-                METRICS.predictions_total.with([&model.name, "error"]).add(1);
-                text.reply.send(Err(PipelineError::Engine(error.clone())));
-            }
+            refuse(texts, model, || PipelineError::Engine(error.clone()));
         }
     }
 }
@@ -363,6 +396,8 @@ mod tests {
 
     const PANICS: u32 = 5;
     const FAILS: u32 = 6;
+    /// One behind the other.
+    const LOSES: [u32; 2] = [FAILS, FAILS];
     const NOT_A_NUMBER: u32 = 0;
 
     impl Engine for Gated {
@@ -370,6 +405,10 @@ mod tests {
             self.seen.send(batch.batch_size()).unwrap();
             self.leave.recv().unwrap();
             assert!(!batch.input_ids().contains(&PANICS), "unlucky");
+            if batch.input_ids().windows(2).any(|pair| pair == LOSES) {
+                let source = "fell off the bus".into();
+                return Err(EngineError::Lost { engine: "gated", source });
+            }
             if batch.input_ids().contains(&FAILS) {
                 return Err(EngineError::Input { reason: "no such id".to_owned() });
             }
@@ -400,7 +439,14 @@ mod tests {
         };
         let tokenizer = Arc::new(tokenizer(16, Truncation::Right));
         let queue = Arc::new(Queue::new(limits, num_tokenizers()));
-        let model = Model { info, width: 1, tokenizer, queue, batches: Arc::default() };
+        let model = Model {
+            info,
+            width: 1,
+            tokenizer,
+            queue,
+            batches: Arc::default(),
+            lost: Arc::default(),
+        };
         model.spawn(Gated { seen: saw, leave: may_leave }).unwrap();
         Rig { runner: Runner { model: Arc::new(model) }, seen, leave }
     }
@@ -448,6 +494,24 @@ mod tests {
         let seen: Vec<usize> = rig.seen.try_iter().collect();
         assert_eq!(seen, [6, 1, 1, 1, 1, 1, 1], "together, then each by itself");
         assert_eq!(rig.ask("a").await.unwrap().unwrap(), [6.0], "and goes on");
+    }
+
+    #[tokio::test]
+    async fn after_a_lost_device_all_are_refused_and_none_waits() {
+        let rig = rig(LIMITS);
+        let held = rig.hold().await;
+        let together = ["a", "d d", "b"].map(|text| rig.ask(text));
+        until(|| rig.runner.model.queue.num_ready() == 3).await;
+        (0..2).for_each(|_| rig.leave.send(()).unwrap());
+        assert_eq!(held.await.unwrap().unwrap(), [6.0]);
+        assert!(!rig.runner.is_lost());
+        for asked in together {
+            assert!(matches!(asked.await.unwrap(), Err(PipelineError::Lost(_))));
+        }
+        assert!(rig.runner.is_lost());
+        // It is not asked again.
+        assert!(matches!(rig.ask("a").await.unwrap(), Err(PipelineError::Lost(_))));
+        assert_eq!(rig.seen.try_iter().collect::<Vec<_>>(), [3]);
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use axum::{
 use pipeline::PipelineError;
 use telemetry::Causes;
 
-use crate::{dialect::Dialect, model::LoadFailure};
+use crate::{dialect::Dialect, model::Failure};
 
 /// Longest message and field name in an error, in bytes: they may quote the caller.
 const MAX_MESSAGE_BYTES: usize = 512;
@@ -257,18 +257,28 @@ impl ApiError {
                 Self::field("out_of_range", "dimensions", error).with_limit(*hidden_size)
             }
             PipelineError::Prompt { .. } => Self::field("unknown_prompt", "prompt_name", error),
+            PipelineError::Lost(_) => {
+                tracing::error!(exception = %Causes(error), "no answer");
+                Self::model_unavailable(error)
+            }
             _ => {
                 tracing::error!(exception = %Causes(error), "no answer");
                 Self::internal()
             }
         }
     }
+
+    fn model_unavailable(message: impl ToString) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
+    }
 }
 
-impl From<&LoadFailure> for ApiError {
-    fn from(_: &LoadFailure) -> Self {
-        let message = "the model could not be loaded";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
+impl From<&Failure> for ApiError {
+    fn from(failure: &Failure) -> Self {
+        match failure {
+            Failure::Load(_) => Self::model_unavailable("the model could not be loaded"),
+            Failure::Lost => Self::model_unavailable(failure),
+        }
     }
 }
 

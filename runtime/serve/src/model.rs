@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, service::Service};
 
 /// A pipeline that may still be loading, and may be replaced by a newer one.
 #[derive(Debug)]
@@ -16,10 +16,20 @@ pub(crate) enum State<P> {
     Loading,
     Ready(P),
     /// It does not answer, unless a later version does.
-    Failed(LoadFailure),
+    Failed(Failure),
 }
 
-/// The model does not answer; what its log line says in one sentence.
+/// Why the model does not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Load(LoadFailure),
+    /// Another process may have more luck.
+    #[error("the device that runs the model is lost")]
+    Lost,
+}
+
+/// What the log line of a model that did not load says, in one sentence.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the model could not be loaded: {reason}")]
 pub(crate) struct LoadFailure {
@@ -35,7 +45,7 @@ impl<P> Clone for Model<P> {
     }
 }
 
-impl<P: Clone> Model<P> {
+impl<P: Service> Model<P> {
     pub(crate) fn loading() -> Self {
         Self { state: Arc::new(watch::Sender::new(State::Loading)) }
     }
@@ -48,23 +58,26 @@ impl<P: Clone> Model<P> {
         // What it replaces is dropped behind the lock: threads may have to end.
         let _replaced = self.state.send_replace(match outcome {
             Ok(pipeline) => State::Ready(pipeline),
-            Err(failure) => State::Failed(failure),
+            Err(failure) => State::Failed(Failure::Load(failure)),
         });
     }
 
     /// What is known now.
     pub(crate) fn state(&self) -> State<P> {
-        self.state.borrow().clone()
+        match self.state.borrow().clone() {
+            State::Ready(service) if service.is_lost() => State::Failed(Failure::Lost),
+            state => state,
+        }
     }
 
     /// Waits until the pipeline can answer. The caller bounds the wait.
     pub(crate) async fn ready(&self) -> Result<P, ApiError> {
         let mut state = self.state.subscribe();
-        let state = state.wait_for(|state| !matches!(state, State::Loading)).await;
-        match state.as_deref() {
-            Ok(State::Ready(pipeline)) => Ok(pipeline.clone()),
-            Ok(State::Failed(failure)) => Err(failure.into()),
-            Ok(State::Loading) | Err(_) => Err(ApiError::loading()),
+        let _ = state.wait_for(|state| !matches!(state, State::Loading)).await;
+        match self.state() {
+            State::Ready(pipeline) => Ok(pipeline),
+            State::Failed(failure) => Err((&failure).into()),
+            State::Loading => Err(ApiError::loading()),
         }
     }
 }

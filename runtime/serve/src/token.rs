@@ -93,6 +93,10 @@ impl Service for Logins {
         &self.0.info
     }
 
+    fn is_lost(&self) -> bool {
+        false
+    }
+
     fn purpose(&self) -> Option<Task<'_>> {
         None
     }

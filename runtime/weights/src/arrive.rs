@@ -11,12 +11,14 @@ use std::{
     thread,
 };
 
+use encoder::Tensor;
+
 use crate::{
     WeightsError,
     cache::Filling,
     digest, download,
     download::Download,
-    manifest::{Tensor, WEIGHTS},
+    manifest::WEIGHTS,
     map::Weights,
     store::{Stat, Store},
 };

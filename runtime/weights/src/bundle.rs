@@ -669,7 +669,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::Tensor;
+    use encoder::Tensor;
 
     /// A folder of three small files that goes with the value.
     struct Folder(PathBuf);

@@ -1,5 +1,7 @@
+use encoder::Tensor;
+
 use crate::{
-    Access, OnProgress, Tensor, WeightsError, arrive,
+    Access, OnProgress, WeightsError, arrive,
     bundle::{CONFIG, Export},
     config::ModelConfig,
     download,

@@ -37,9 +37,10 @@ mod uri;
 
 pub use access::Access;
 pub use bundle::{Bundle, Options};
+pub use encoder::Tensor;
 pub use error::WeightsError;
 pub use inspect::{Contents, ModelFile, inspect};
-pub use manifest::{Packed, Tensor, Unpacked};
+pub use manifest::{Packed, Unpacked};
 pub use map::Weights;
 pub use progress::{OnProgress, Progress};
 pub use repository::Moved;

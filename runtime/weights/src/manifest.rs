@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
+use encoder::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -17,24 +18,6 @@ pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Counts layouts of the bundle; another number is another layout.
 const FORMAT: u32 = 1;
-
-/// A run of bytes with a meaning.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tensor {
-    /// Unique within the bundle.
-    pub name: String,
-    /// What its elements are, in the engine's words.
-    pub dtype: String,
-    /// As the engine counts, before padding.
-    pub shape: Vec<usize>,
-    /// In bytes, from the start of the weights.
-    pub offset: usize,
-    /// In bytes.
-    pub length: usize,
-    /// In hexadecimal; filled in when the bundle is written.
-    #[serde(default)]
-    pub sha256: String,
-}
 
 /// What an engine made of an export.
 #[derive(Debug, Clone)]

@@ -6,8 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use encoder::Tensor;
+
 use crate::{
-    Access, Tensor, WeightsError,
+    Access, WeightsError,
     arrive::{self, Arriving},
     bundle::Export,
     digest, download,

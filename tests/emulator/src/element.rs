@@ -2,8 +2,6 @@ use bytemuck::Pod;
 use engine_gpu::kernel::Dtype;
 use half::{bf16, f16};
 
-use crate::Buffer;
-
 /// What kernels take, between this and `f32`.
 pub trait Element: Pod {
     const DTYPE: Dtype;
@@ -14,9 +12,8 @@ pub trait Element: Pod {
     fn value(self) -> f32;
 
     /// `values`, each a number that an element can be.
-    fn buffer(values: &[f32]) -> Buffer<Self> {
-        let elements: Vec<Self> = values.iter().map(|&value| Self::rounded(value)).collect();
-        Buffer::of(&elements)
+    fn all(values: &[f32]) -> Vec<Self> {
+        values.iter().map(|&value| Self::rounded(value)).collect()
     }
 }
 

@@ -9,8 +9,12 @@
 )]
 
 mod buffer;
+pub mod cases;
 pub mod check;
+mod device;
 mod element;
+#[path = "../../conformance/fixtures.rs"]
+mod fixtures;
 mod mutants;
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -18,7 +22,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use engine_gpu::kernel::Launch;
 
 pub use crate::{
-    buffer::Buffer,
+    device::Emulated,
     element::Element,
     mutants::{MUTANTS, Mutant},
 };
@@ -36,13 +40,10 @@ unsafe extern "C" {
     ) -> *const c_char;
 }
 
-/// Runs a kernel of which the name begins with `variant`: nothing, or a [`Mutant`]'s name.
-///
-/// # Errors
-///
-/// Why it could not be run; or that the rows of a matrix which it reads at once lie in the same banks of
-/// shared memory.
-pub fn run(variant: &str, launch: &Launch, seed: u64) -> Result<(), String> {
+/// Runs a kernel of which the name begins with `variant`: nothing, or a [`Mutant`]'s name. Fails with the
+/// reason why it could not be run; or that the rows of a matrix which it reads at once lie in the same banks
+/// of shared memory.
+fn run(variant: &str, launch: &Launch, seed: u64) -> Result<(), String> {
     let name = CString::new(format!("{variant}{}", launch.kernel)).expect("a name");
     let Launch { grid, num_threads, args, .. } = launch;
     let mut conflicts = 0.0;

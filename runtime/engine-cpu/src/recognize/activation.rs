@@ -1,7 +1,8 @@
 //! Activation functions, as one operator or as the arithmetic they stand for.
 
+use encoder::Activation;
+
 use super::graph::OnnxGraph;
-use crate::encoder::Activation;
 
 /// The activation that makes `tensor`, and its input.
 pub(super) fn find<'m>(graph: &OnnxGraph<'m>, tensor: &'m str) -> Option<(Activation, &'m str)> {

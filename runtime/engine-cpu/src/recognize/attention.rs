@@ -7,7 +7,7 @@ use super::{
     graph::{Node, OnnxGraph},
     pattern::{factor, lookup, scale_linear, scaled_linear},
 };
-use crate::encoder::{Linear, Table};
+use crate::exported::{Linear, Table};
 
 /// Attention whose scores are `query · key / √head_dim`, plus a bias by position.
 #[derive(Debug)]

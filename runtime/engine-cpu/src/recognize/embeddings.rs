@@ -8,7 +8,7 @@ use super::{
     pattern::{self, Norm, lookup},
     tensor::Tensor,
 };
-use crate::encoder::{Embeddings, Linear, Positions, Table};
+use crate::exported::{Embeddings, Linear, Positions, Table};
 
 /// The embeddings of the graph, and the tensor they make.
 pub(super) fn find<'m>(

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use encoder::Activation;
 use tract_onnx::pb::{
     GraphProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto,
     tensor_proto::DataType,
@@ -15,7 +16,7 @@ use super::{
     pattern,
     tensor::is_float,
 };
-use crate::encoder::{Activation, Head, Linear};
+use crate::exported::{Head, Linear};
 
 /// How the rest of the graph is called on the hidden states.
 const INPUT: &str = "hidden_states";

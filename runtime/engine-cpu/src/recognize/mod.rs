@@ -35,7 +35,7 @@ use graph::OnnxGraph;
 use pattern::Norm;
 use tract_onnx::pb::ModelProto;
 
-use crate::encoder::{Encoder, Layer, PositionBias, Table};
+use crate::exported::{Encoder, Layer, PositionBias, Table};
 
 /// MPNet's. Its graphs hold only a logarithm of it.
 const MAX_DISTANCE: usize = 128;

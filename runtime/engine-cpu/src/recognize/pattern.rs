@@ -4,7 +4,7 @@ use super::{
     graph::{Node, OnnxGraph},
     tensor::Tensor,
 };
-use crate::encoder::{LayerNorm, Linear, Table};
+use crate::exported::{LayerNorm, Linear, Table};
 
 /// A LayerNorm of the graph.
 #[derive(Debug)]

@@ -1,12 +1,13 @@
 //! Small graphs written by hand: one BERT, and what other exporters make of its parts.
 
+use encoder::Activation;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
     tensor_proto::DataType,
 };
 
 use super::recognize;
-use crate::encoder::{Activation, Encoder, Head, Positions};
+use crate::exported::{Encoder, Head, Positions};
 
 /// `vocab_size` 5, `hidden_size` 4, 2 heads, `intermediate_size` 6, one layer, two labels.
 const BERT: &str = "

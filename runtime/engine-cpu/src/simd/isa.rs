@@ -1,15 +1,12 @@
 //! What an instruction set brings: vectors, tile kernels, and two shuffles.
 
+pub(super) use encoder::PANEL;
+use engine::Precision;
+
 use super::lanes::Lanes;
 
-/// Columns of a panel of weights, in every instruction set.
-pub(crate) const PANEL: usize = 32;
-
 /// How the weights of a linear layer are stored, and so how it is computed.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Dtype {
     F32,
     Bf16,
@@ -23,6 +20,16 @@ impl Dtype {
             Self::F32 => 1,
             Self::Bf16 => 2,
             Self::Int8 => 4,
+        }
+    }
+}
+
+impl From<Precision> for Dtype {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
         }
     }
 }

@@ -1,14 +1,12 @@
 //! Linear layers: rows are packed into blocks, a block meets a panel of weights in a tile, and the
 //! tile is scaled, biased, activated and stored.
 
+use encoder::{Activation, SEGMENT};
+
 use super::{
     isa::{Dtype, Isa, PANEL, Prefetch},
     lanes::{Lanes, gelu, gelu_rounded, gelu_tanh, tanh},
 };
-use crate::encoder::Activation;
-
-/// Columns that packing takes at a time; `in_features` is padded to a multiple of it.
-pub(crate) const SEGMENT: usize = 64;
 
 /// Rows of the largest tile of any instruction set.
 pub(crate) const MAX_ROWS: usize = 16;

@@ -37,9 +37,9 @@ mod stages;
 mod tests;
 mod walk;
 
-pub(crate) use isa::{Dtype, PANEL};
+pub(crate) use isa::Dtype;
 pub(crate) use kernels::Kernels;
-pub(crate) use linear::{LinearWeights, SEGMENT};
+pub(crate) use linear::LinearWeights;
 pub(crate) use norm::{NormWeights, TableWeights};
-pub(crate) use pass::{Local, Pass, Tokens};
+pub(crate) use pass::{Local, Pass};
 pub(crate) use stages::Stages;

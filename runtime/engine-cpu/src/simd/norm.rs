@@ -28,12 +28,6 @@ pub(crate) struct TableWeights<'a> {
     pub(crate) scales: &'a [f32],
 }
 
-impl TableWeights<'_> {
-    pub(crate) fn num_rows(&self) -> usize {
-        self.bytes.len() * self.dtype.per_word() / (self.num_panels * PANEL * size_of::<u32>())
-    }
-}
-
 /// Adds row `index` of `table` to `row`, or writes it there if it is the first.
 ///
 /// # Safety

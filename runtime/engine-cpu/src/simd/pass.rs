@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use encoder::Tokens;
+
 use super::{
     attention::Scratch,
     buffer::Buffer,
@@ -16,37 +18,6 @@ use crate::model::{Model, Readout};
 pub(crate) struct Local {
     pub(crate) scratch: Scratch,
     pub(crate) workspace: Workspace,
-}
-
-/// Packed sequences whose ids are known to be within the model's tables.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tokens {
-    /// `[num_tokens]` each: rows of the word, position and token type tables.
-    pub(crate) input_ids: Vec<u32>,
-    pub(crate) position_ids: Vec<u32>,
-    pub(crate) token_type_ids: Vec<u32>,
-    /// `[batch_size + 1]`
-    pub(crate) cu_seqlens: Vec<u32>,
-}
-
-impl Tokens {
-    pub(crate) fn num_tokens(&self) -> usize {
-        self.input_ids.len()
-    }
-
-    pub(crate) fn batch_size(&self) -> usize {
-        self.cu_seqlens.len() - 1
-    }
-
-    /// First token and number of tokens of sequence `index`.
-    pub(super) fn sequence(&self, index: usize) -> (usize, usize) {
-        let start = self.cu_seqlens[index] as usize;
-        (start, self.cu_seqlens[index + 1] as usize - start)
-    }
-
-    pub(super) fn max_seqlen(&self) -> usize {
-        (0..self.batch_size()).map(|index| self.sequence(index).1).max().unwrap_or(0)
-    }
 }
 
 /// What a pass writes between its operators.

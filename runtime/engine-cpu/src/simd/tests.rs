@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use encoder::{Activation, SEGMENT};
 use engine::reference;
 
 use super::{
@@ -11,13 +12,12 @@ use super::{
     kernels::Kernels,
     lanes::{self, Lanes},
     linear::{
-        self, LinearWeights, PackedRows, Panels, SEGMENT, Target, block_rows, multiply_panel,
-        num_blocks, pack_block,
+        self, LinearWeights, PackedRows, Panels, Target, block_rows, multiply_panel, num_blocks,
+        pack_block,
     },
     norm::{NormWeights, TableWeights, add_norm, add_table_row},
     portable::Portable,
 };
-use crate::encoder::Activation;
 
 /// Runs generic checks for each instruction set that this CPU has, a test each.
 macro_rules! check_each_isa {
@@ -594,7 +594,6 @@ fn table_rows_are_added<I: Isa>() {
             bytes: bytemuck::cast_slice(&words),
             scales: if dtype == Dtype::Int8 { &scales } else { &[] },
         };
-        assert_eq!(table.num_rows(), 3);
         let mut row = vec![f32::NAN; width];
         let start = row.as_mut_ptr();
         // SAFETY: `I` was detected; the row is as wide as the table.

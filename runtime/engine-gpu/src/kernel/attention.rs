@@ -5,7 +5,6 @@ use bytemuck::{Pod, Zeroable};
 use super::{Address, Dtype, Launch};
 
 const THREADS: u32 = 128;
-const QUERIES_PER_BLOCK: u32 = 64;
 
 /// Arguments of `attention.cu`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -43,6 +42,11 @@ pub struct AttentionBlock {
     pub first_query: u32,
 }
 
+impl AttentionBlock {
+    /// That a block computes, at most.
+    pub const NUM_QUERIES: u32 = 64;
+}
+
 /// Blocks for all queries of all sequences: those of long sequences, which take longest, first.
 #[must_use]
 pub fn attention_blocks(cu_seqlens: &[u32]) -> Vec<AttentionBlock> {
@@ -50,7 +54,7 @@ pub fn attention_blocks(cu_seqlens: &[u32]) -> Vec<AttentionBlock> {
     let mut sequences: Vec<(u32, u32)> = (0..).zip(lens).collect();
     sequences.sort_by_key(|&(_, seq_len)| Reverse(seq_len));
     let blocks = |(sequence, seq_len): (u32, u32)| {
-        let first_queries = (0..seq_len).step_by(QUERIES_PER_BLOCK as usize);
+        let first_queries = (0..seq_len).step_by(AttentionBlock::NUM_QUERIES as usize);
         first_queries.map(move |first_query| AttentionBlock { sequence, first_query })
     };
     sequences.into_iter().flat_map(blocks).collect()

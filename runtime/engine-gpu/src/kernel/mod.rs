@@ -27,6 +27,12 @@ pub struct Address(pub u64);
 impl Address {
     /// No place, for what a kernel may be without.
     pub const NONE: Self = Self(0);
+
+    /// The place so many bytes behind this one.
+    #[must_use]
+    pub fn behind(self, num_bytes: usize) -> Self {
+        Self(self.0 + num_bytes as u64)
+    }
 }
 
 /// The elements of weights and hidden states.
@@ -39,6 +45,12 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Bytes of an element.
+    #[must_use]
+    pub fn num_bytes(self) -> usize {
+        2
+    }
+
     /// Of the two kernels that differ in this alone.
     fn choose(self, f16: &'static str, bf16: &'static str) -> &'static str {
         match self {

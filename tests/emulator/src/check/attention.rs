@@ -1,17 +1,20 @@
 use engine::reference::{self, PositionBias};
-use engine_gpu::kernel::{Address, Attention, attention_blocks, padded_head_dim};
+use engine_gpu::{
+    Device, DeviceError,
+    kernel::{Address, Attention, attention_blocks, padded_head_dim},
+};
 
-use super::{SPARE_ROWS, bounds, numbers, padded, rows};
-use crate::{Buffer, Element, run};
+use super::{Room, SPARE_ROWS, bounds, numbers, padded, put, rows, untouched};
+use crate::Element;
 
 /// `attention.cu`, with and without a bias by distance.
 pub fn attention<T: Element>(
-    variant: &str,
+    device: &mut impl Device,
     seq_lens: &[u32],
     num_heads: usize,
     head_dim: usize,
     seed: u64,
-) -> Result<(), String> {
+) -> Result<(), DeviceError> {
     let random = &mut fastrand::Rng::with_seed(seed);
     let (cu_seqlens, num_tokens) = bounds(seq_lens);
     let padded_dim = padded_head_dim(head_dim as u32).expect("a kernel") as usize;
@@ -25,20 +28,16 @@ pub fn attention<T: Element>(
     let is_biased = random.bool();
 
     let blocks = attention_blocks(&cu_seqlens);
-    let count = Buffer::of(&[blocks.len() as u32]);
-    let block_buffer = Buffer::of(&blocks);
-    let bound_buffer = Buffer::of(&cu_seqlens);
     let heads = padded(&query_key_value, head_dim, padded_dim);
-    let input = T::buffer(&padded(&heads, 3 * num_heads * padded_dim, in_stride));
-    let bias_buffer = Buffer::of(&bias);
-    let output = Buffer::<T>::poisoned((num_tokens + SPARE_ROWS) * out_stride);
+    let input = T::all(&padded(&heads, 3 * num_heads * padded_dim, in_stride));
+    let output = Room::<T>::make(device, (num_tokens + SPARE_ROWS) * out_stride)?;
     let args = Attention {
-        num_blocks: count.address(),
-        blocks: block_buffer.address(),
-        cu_seqlens: bound_buffer.address(),
-        query_key_value: input.address(),
-        position_bias: if is_biased { bias_buffer.address() } else { Address::NONE },
-        context: output.address(),
+        num_blocks: put(device, &[blocks.len() as u32])?,
+        blocks: put(device, &blocks)?,
+        cu_seqlens: put(device, &cu_seqlens)?,
+        query_key_value: put(device, &input)?,
+        position_bias: if is_biased { put(device, &bias)? } else { Address::NONE },
+        context: output.address,
         max_seqlen: max_seqlen as i32,
         in_stride: in_stride as i32,
         out_stride: out_stride as i32,
@@ -46,17 +45,17 @@ pub fn attention<T: Element>(
     };
     let max_blocks = blocks.len() as u32 + 2;
     let launch = args.launch(T::DTYPE, padded_dim as u32, num_heads as u32, max_blocks);
-    run(variant, &launch.expect("a kernel"), seed)?;
+    device.launch(&launch.expect("a kernel"))?;
 
     let bias = is_biased.then_some(PositionBias { values: &bias, max_seqlen });
     let expected = reference::attention(&query_key_value, &cu_seqlens, num_heads, head_dim, bias);
     let expected = padded(&expected, head_dim, padded_dim);
     // Behind the last head nothing is written: see whether that is so, and leave it out.
     let width = num_heads * padded_dim;
-    let written: Vec<T> =
-        output.values().chunks_exact(out_stride).flat_map(|row| &row[..width]).copied().collect();
-    let behind = output.values().chunks_exact(out_stride).flat_map(|row| &row[width..]);
-    let behind: Vec<T> = behind.copied().collect();
-    super::untouched(&behind, num_tokens)?;
-    rows(&Buffer::of(&written), &expected, width)
+    let output = output.read(device)?;
+    let cut = |part: fn(&[T], usize) -> &[T]| -> Vec<T> {
+        output.chunks_exact(out_stride).flat_map(|row| part(row, width)).copied().collect()
+    };
+    untouched(&cut(|row, width| &row[width..]), num_tokens)?;
+    rows(&cut(|row, width| &row[..width]), &expected, width)
 }

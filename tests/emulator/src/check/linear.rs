@@ -1,17 +1,20 @@
 use engine::reference;
-use engine_gpu::kernel::{Activation, Address, Linear, STRIDE, Tile};
+use engine_gpu::{
+    Device, DeviceError,
+    kernel::{Activation, Address, Linear, STRIDE, Tile},
+};
 
-use super::{SPARE_ROWS, numbers, padded, rows, same, untouched};
-use crate::{Buffer, Element, run};
+use super::{Room, SPARE_ROWS, numbers, padded, put, rows, same, untouched};
+use crate::Element;
 
 /// `linear.cu`, with what it can do chosen by chance.
 pub fn linear<T: Element>(
-    variant: &str,
+    device: &mut impl Device,
     tile: Tile,
     num_rows: usize,
     [in_features, out_features]: [usize; 2],
     seed: u64,
-) -> Result<(), String> {
+) -> Result<(), DeviceError> {
     let random = &mut fastrand::Rng::with_seed(seed);
     let [in_stride, out_stride] =
         [in_features, out_features].map(|width| width.next_multiple_of(STRIDE));
@@ -34,41 +37,38 @@ pub fn linear<T: Element>(
         scattered[place as usize * in_features..][..in_features].copy_from_slice(row);
     }
 
-    let count = Buffer::of(&[num_rows as u32]);
-    let place_buffer = Buffer::of(&places);
-    let input_buffer = T::buffer(&padded(&scattered, in_features, in_stride));
     let mut padded_weight = padded(&weight, in_features, in_stride);
     padded_weight.resize(out_stride * in_stride, 0.0);
-    let weight_buffer = T::buffer(&padded_weight);
-    let bias_buffer = Buffer::of(&padded(&bias, out_features, out_stride));
-    let residual_buffer = T::buffer(&padded(&residual, out_features, out_stride));
-    let output = Buffer::<T>::poisoned((num_rows + SPARE_ROWS) * out_stride);
-    let logits = Buffer::<f32>::poisoned((num_rows + SPARE_ROWS) * out_features);
+    let output = Room::<T>::make(device, (num_rows + SPARE_ROWS) * out_stride)?;
+    let logits = Room::<f32>::make(device, (num_rows + SPARE_ROWS) * out_features)?;
+    let padded_residual = T::all(&padded(&residual, out_features, out_stride));
     let args = Linear {
-        num_rows: count.address(),
-        input_rows: if is_scattered { place_buffer.address() } else { Address::NONE },
-        input: input_buffer.address(),
-        weight: weight_buffer.address(),
-        bias: bias_buffer.address(),
-        residual: if has_residual { residual_buffer.address() } else { Address::NONE },
-        output: output.address(),
-        logits: if is_logits { logits.address() } else { Address::NONE },
+        num_rows: put(device, &[num_rows as u32])?,
+        input_rows: if is_scattered { put(device, &places)? } else { Address::NONE },
+        input: put(device, &T::all(&padded(&scattered, in_features, in_stride)))?,
+        weight: put(device, &T::all(&padded_weight))?,
+        bias: put(device, &padded(&bias, out_features, out_stride))?,
+        residual: if has_residual { put(device, &padded_residual)? } else { Address::NONE },
+        output: output.address,
+        logits: if is_logits { logits.address } else { Address::NONE },
         in_stride: in_stride as i32,
         out_stride: out_stride as i32,
         out_features: out_features as i32,
         activation,
     };
-    run(variant, &args.launch(T::DTYPE, tile, (num_rows + SPARE_ROWS) as u32), seed)?;
+    device.launch(&args.launch(T::DTYPE, tile, (num_rows + SPARE_ROWS) as u32))?;
 
     let mut expected = reference::linear(&input, &weight, &bias, activate);
     if has_residual {
         expected.iter_mut().zip(&residual).for_each(|(value, residual)| *value += residual);
     }
+    let output = output.read(device)?;
     if is_logits {
-        let (written, spare) = logits.values().split_at(expected.len());
+        let logits = logits.read(device)?;
+        let (written, spare) = logits.split_at(expected.len());
         same(written, &expected, out_features, T::TOLERANCE)?;
         untouched(spare, SPARE_ROWS)?;
-        return untouched(output.values(), num_rows + SPARE_ROWS);
+        return untouched(&output, num_rows + SPARE_ROWS);
     }
     rows(&output, &padded(&expected, out_features, out_stride), out_stride)
 }

@@ -1,20 +1,23 @@
-use engine_gpu::kernel::{Order, Packed, Unpack};
+use engine_gpu::{
+    Device, DeviceError,
+    kernel::{Order, Packed, Unpack},
+};
 use half::bf16;
 
-use super::untouched;
-use crate::{Buffer, Element, run};
+use super::{Room, put, untouched};
+use crate::Element;
 
 /// Output channels of a panel.
 const PANEL: usize = 32;
 
 /// `unpack.cu`: every number exactly, of any size, and what is none.
 pub fn unpack<T: Element>(
-    variant: &str,
+    device: &mut impl Device,
     dtype: Packed,
     order: Order,
     [num_rows, stride]: [usize; 2],
     seed: u64,
-) -> Result<(), String> {
+) -> Result<(), DeviceError> {
     let random = &mut fastrand::Rng::with_seed(seed);
     let per_word = match dtype {
         Packed::F32 => 1,
@@ -48,25 +51,25 @@ pub fn unpack<T: Element>(
             expected.push(T::rounded(value).value());
         }
     }
-    let packed = Buffer::of(&packed);
-    let scales = Buffer::of(&scales);
-    let output = Buffer::<T>::poisoned(num_rows * stride + 8);
+    let output = Room::<T>::make(device, num_rows * stride + 8)?;
     let args = Unpack {
-        packed: packed.address(),
-        scales: scales.address(),
-        output: output.address(),
+        packed: put(device, &packed)?,
+        scales: put(device, &scales)?,
+        output: output.address,
         num_rows: num_rows as i64,
         stride: stride as i64,
         dtype,
         order,
     };
-    run(variant, &args.launch(T::DTYPE), seed)?;
-    let (written, spare) = output.values().split_at(expected.len());
+    device.launch(&args.launch(T::DTYPE))?;
+    let output = output.read(device)?;
+    let (written, spare) = output.split_at(expected.len());
     for (index, (value, expected)) in written.iter().zip(&expected).enumerate() {
         let value = value.value();
         if value.to_bits() != expected.to_bits() && !(value.is_nan() && expected.is_nan()) {
             let [row, column] = [index / stride, index % stride];
-            return Err(format!("row {row}, column {column} is {value} and not {expected}"));
+            let reason = format!("row {row}, column {column} is {value} and not {expected}");
+            return Err(reason.into());
         }
     }
     untouched(spare, 1)

@@ -77,6 +77,8 @@
                 throw "${args.pname} is not built in profile dist"
               else if args.cargoExtraArgs != "--locked -p ${args.pname}" then
                 throw "${args.pname} is not built alone"
+              else if lib.hasSuffix "-gpu" args.pname == lib.hasSuffix "-musl" args.CARGO_BUILD_TARGET then
+                throw "${args.pname} cannot load a driver, or is not static"
               else
                 afterDependencies "" args // { inherit (args) meta; };
             cargoClippy = afterDependencies "-clippy";

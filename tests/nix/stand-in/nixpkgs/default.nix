@@ -9,7 +9,16 @@ let
       builder = "/stand-in";
       inputs = builtins.toJSON inputs;
     };
-  tools = lib.genAttrs [ "cacert" "cargo-audit" "cargo-deny" "cargo-nextest" "nixfmt" "skopeo" ] (
+  tools = lib.genAttrs [
+    "cacert"
+    "cargo-audit"
+    "cargo-deny"
+    "cargo-nextest"
+    "glibc"
+    "libgcc"
+    "nixfmt"
+    "skopeo"
+  ] (
     name: drv name [ ]
   );
 

@@ -39,6 +39,8 @@ let
       .${architecture} or null == system;
     "port 8080" = builtins.attrNames config.ExposedPorts or { } == [ "8080/tcp" ];
     "certificates" = builtins.any (lib.hasPrefix "SSL_CERT_FILE=") config.Env or [ ];
+    "a GPU's driver where there is one" =
+      lib.hasSuffix "-gpu" name == builtins.any (lib.hasPrefix "LD_LIBRARY_PATH=") config.Env or [ ];
     "entrypoint is one binary" = builtins.length config.Entrypoint == 1;
     "a /tmp with mode 1777 and nothing else" = extraCommands == "mkdir -m 1777 tmp";
     "no weights in the settings" = !standIn.textHasWeights (builtins.toJSON config);

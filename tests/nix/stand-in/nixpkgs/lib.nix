@@ -12,6 +12,13 @@ rec {
   concatMapAttrs =
     attrs: set: builtins.foldl' (all: name: all // attrs name set.${name}) { } (attrNames set);
   optionalAttrs = condition: set: if condition then set else { };
+  optionals = condition: list: if condition then list else [ ];
+  hasSuffix =
+    suffix: text:
+    let
+      start = builtins.stringLength text - builtins.stringLength suffix;
+    in
+    start >= 0 && builtins.substring start (-1) text == suffix;
   hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
   getExe =
     package:

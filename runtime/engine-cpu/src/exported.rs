@@ -1,5 +1,6 @@
 //! A transformer encoder as a description: what is computed, in which order, with which weights.
 
+use encoder::Activation;
 use tract_onnx::pb::ModelProto;
 
 /// A post-LayerNorm transformer encoder with its weights, as it was exported.
@@ -106,19 +107,6 @@ pub(crate) struct Table {
     pub(crate) values: Vec<f32>,
     pub(crate) num_rows: usize,
     pub(crate) width: usize,
-}
-
-/// What follows a linear layer, element by element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Activation {
-    Identity,
-    /// `x/2 · (1 + erf(x/√2))`
-    Gelu,
-    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))`
-    GeluTanh,
-    Relu,
-    Tanh,
 }
 
 #[cfg(test)]
