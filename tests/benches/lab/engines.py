@@ -60,6 +60,11 @@ def build(with_slow_peers):
     return failures + _cargo_build(OWN_TARGET, ["sanderling"], ["sanderling"], {})
 
 
+def build_gpu():
+    """Builds our engine for a GPU; gives it if it could not be built."""
+    return _cargo_build(OWN_TARGET, ["sanderling-gpu"], ["sanderling-gpu"], {}, profile="dist")
+
+
 def build_limit():
     """Builds only what measures the machine's own limit; gives it if it could not be built."""
     return _cargo_build(PEERS_TARGET, ["limit"], [], {"RUSTFLAGS": "-C target-cpu=native"})

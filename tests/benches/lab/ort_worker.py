@@ -12,7 +12,8 @@ import time
 import numpy as np
 import onnxruntime
 
-FIRST_WORD, NUM_WORDS = 1000, 28_000
+from .workload import read_workload
+
 LOG_ERRORS_ONLY = 3
 
 
@@ -24,21 +25,6 @@ def open_session(path, num_threads, idle):
     spinning = "1" if idle == "spin" else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def read_workload(text):
-    """Token ids of a workload: a list of batches of lists, the same as the other workers make."""
-    state = 12_345
-
-    def next_id():
-        nonlocal state
-        state = (state * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407) % 2**64
-        return FIRST_WORD + (state >> 33) % NUM_WORDS
-
-    return [
-        [[next_id() for _ in range(int(length))] for length in batch.split(",")]
-        for batch in text.split(";")
-    ]
 
 
 def bind(session, sequences):
