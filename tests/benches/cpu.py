@@ -10,7 +10,6 @@ runs a pilot over its possible settings, and goes on with the fastest. A run tha
 
 import argparse
 import json
-import random
 import statistics
 import sys
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from .lab import chart, encoders, engines, report
 from .lab.ab import Worker, WorkerError, measure, spinning_process
 from .lab.results import ORT_F32, ORT_INT8, OURS, Cell, Results, Workload, limit_ms
+from .lab.workload import equal_lengths, mixed_lengths
 
 HERE = Path(__file__).resolve().parent
 
@@ -53,27 +53,12 @@ class Plan:
     is_whole: bool
 
 
-def equal_lengths(batch_size, seq_len):
-    return Workload(f"{batch_size}x{seq_len}", ((seq_len,) * batch_size,))
-
-
 def busy(batch_size, seq_len):
     return Workload(f"{batch_size}x{seq_len} busy", ((seq_len,) * batch_size,), is_busy=True)
 
 
-def mixed():
-    """Batches whose lengths are drawn from those of SST-2, the same ones every time."""
-    histogram = json.loads((HERE / "sst2_lengths.json").read_text(encoding="ascii"))
-    lengths, counts = [int(length) for length in histogram], list(histogram.values())
-    draw = random.Random(0)
-    batches = [
-        tuple(draw.choices(lengths, counts, k=MIXED_BATCH_SIZE)) for _ in range(NUM_MIXED_BATCHES)
-    ]
-    return Workload("mixed", tuple(batches))
-
-
-EQUAL = tuple(equal_lengths(*shape) for shape in SHAPES)
-MIXED = mixed()
+EQUAL = tuple(Workload(*equal_lengths(*shape)) for shape in SHAPES)
+MIXED = Workload("mixed", mixed_lengths(NUM_MIXED_BATCHES, MIXED_BATCH_SIZE))
 BUSY = tuple(busy(*shape) for shape in BUSY_SHAPES)
 
 

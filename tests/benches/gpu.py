@@ -16,7 +16,7 @@ First `gpu-check` runs: figures of wrong answers are none.
 import argparse
 import json
 import platform
-import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +26,7 @@ from pathlib import Path
 from .lab import encoders, engines
 from .lab.ab import Worker, measure
 from .lab.results import Workload
+from .lab.workload import equal_lengths, mixed_lengths
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -53,7 +54,7 @@ def main():
     )
     print(checked.stdout, file=sys.stderr, flush=True)
     if checked.returncode:
-        sys.exit(checked.stdout.splitlines()[-1])
+        sys.exit("gpu-check did not pass")
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
         samples = {
             shape.name: compared(shape, Path(folder), worker, args.quick)
@@ -80,17 +81,8 @@ def binaries(folder):
 
 
 def workloads(is_quick):
-    equal = [
-        Workload(f"{batch_size}x{seq_len}", ((seq_len,) * batch_size,))
-        for batch_size, seq_len in (QUICK_SHAPES if is_quick else SHAPES)
-    ]
-    histogram = json.loads((HERE / "sst2_lengths.json").read_text(encoding="ascii"))
-    lengths, counts = [int(length) for length in histogram], list(histogram.values())
-    draw = random.Random(0)
-    mixed = [
-        Workload(f"{size} mixed", (tuple(draw.choices(lengths, counts, k=size)),))
-        for size in MIXED_SIZES
-    ]
+    equal = [Workload(*equal_lengths(*shape)) for shape in (QUICK_SHAPES if is_quick else SHAPES)]
+    mixed = [Workload(f"{size} mixed", mixed_lengths(1, size)) for size in MIXED_SIZES]
     return [*equal, *mixed]
 
 
@@ -137,11 +129,6 @@ def about():
     return {"date": date, "gpu": smi, "torch": version, "python": platform.python_version()}
 
 
-def median(values):
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]
-
-
 def table_of(found):
     about = found["about"]
     lines = ["# Inference on a GPU against torch", ""]
@@ -158,7 +145,7 @@ def table_of(found):
         lines += ["| batch | " + " | ".join(f"{name}, ms" for name in names) + " |"]
         lines += ["|---|" + "---|" * len(names)]
         for workload, samples in by_workload.items():
-            cells = [f"{median(samples[name]):.3f}" for name in names]
+            cells = [f"{statistics.median(samples[name]):.3f}" for name in names]
             lines += [f"| {workload} | {' | '.join(cells)} |"]
     return "\n".join(lines) + "\n"
 
@@ -168,7 +155,9 @@ def summarize(found, is_quick):
 
     def ratio(workload, peer):
         samples = found["samples_ms"][encoders.DISTILBERT.name].get(workload)
-        return samples and round(median(samples[peer]) / median(samples[OURS]), 3)
+        return samples and round(
+            statistics.median(samples[peer]) / statistics.median(samples[OURS]), 3
+        )
 
     return {
         "bench": "gpu",

@@ -16,12 +16,14 @@
 mod description;
 mod layout;
 mod position_bias;
+mod source;
 mod tokens;
 
 pub use description::{
     ALIGNMENT, Activation, Description, ElementType, Head, LAYOUT, PANEL, SEGMENT, Tensor, padded,
 };
 pub use layout::{Layer, Layout, Linear, Norm, Table};
+pub use source::Source;
 pub use tokens::Tokens;
 
 use engine::EngineError;

@@ -1,6 +1,6 @@
 //! From a bundle, or the bytes of a graph, to an engine that is ready to run.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use encoder::Description;
 use engine::{EngineError, Options, Precision};
@@ -11,7 +11,7 @@ use crate::{
     CpuEngine, Path,
     exported::{Encoder, Head},
     graph::{self, Graph},
-    model::{Bytes, Model, Source},
+    model::{Bytes, Model},
     recognize,
     simd::Kernels,
     stack::EncoderStack,
@@ -62,12 +62,6 @@ impl PackedModel {
             weights: &self.weights,
             graph: self.graph.as_deref(),
         }
-    }
-}
-
-impl Source for Weights {
-    fn wait(&self, end: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Self::wait(self, end).map_err(Into::into)
     }
 }
 

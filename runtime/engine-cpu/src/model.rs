@@ -1,26 +1,14 @@
 //! A packed encoder, checked once, and given out as views that the kernels read.
 
-use std::{error::Error, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use encoder::{Description, Head, Layout, Linear, Norm, PANEL, SEGMENT, padded};
+use encoder::{Description, Head, Layout, Linear, Norm, PANEL, SEGMENT, Source, padded};
 use engine::{EngineError, Pooling};
 
 use crate::simd::{Dtype, Kernels, LinearWeights, NormWeights, TableWeights};
 
-/// Weights that stay where they are: a mapping, or memory.
+/// A mapping, or memory.
 pub(crate) type Bytes = Arc<dyn Source>;
-
-/// Bytes that may still be arriving, the first ones first.
-pub(crate) trait Source: AsRef<[u8]> + Send + Sync {
-    /// Waits until the first `end` bytes are there; fails if they never will be.
-    fn wait(&self, end: usize) -> Result<(), Box<dyn Error + Send + Sync>>;
-}
-
-impl Source for Vec<u8> {
-    fn wait(&self, _: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
-    }
-}
 
 /// An encoder, ready to run.
 pub(crate) struct Model {

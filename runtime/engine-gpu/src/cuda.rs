@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
-    fmt, ptr,
+    fmt,
     sync::Arc,
 };
 
@@ -277,9 +277,8 @@ impl Drop for Cuda {
             // SAFETY: nothing runs that could use it.
             let _ = unsafe { result::free_sync(memory) };
         }
-        let module = std::mem::replace(&mut self.module, ptr::null_mut());
         // SAFETY: as above; it was loaded once.
-        let _ = unsafe { result::module::unload(module) };
+        let _ = unsafe { result::module::unload(self.module) };
     }
 }
 

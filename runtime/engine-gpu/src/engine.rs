@@ -2,7 +2,7 @@
 
 use std::{cmp, error::Error, fmt, ops::Range};
 
-use encoder::{Description, Head, Layout, Tokens};
+use encoder::{Description, Head, Layout, Source, Tokens};
 use engine::{Batch, Engine, EngineError, Options, Output};
 use weights::{Bundle, Packed, Tensor, Unpacked};
 
@@ -12,7 +12,7 @@ use crate::{
     failed,
     kernel::{Dtype, MAX_HIDDEN_SIZE},
     pass::{Pass, Plan, Readout, Size, Workspace},
-    weights::{Source, Weights},
+    weights::Weights,
 };
 
 /// A model, ready to run on a device.

@@ -1,6 +1,6 @@
 //! A forward pass: the memory that it uses, and the kernels that it starts.
 
-use encoder::{Description, Layout, PANEL, Tokens, padded};
+use encoder::{Description, Layout, Tokens, padded};
 use engine::{EngineError, Pooling};
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     failed,
     kernel::{
         Address, Attention, AttentionBlock, Dtype, Embeddings, Launch, Linear, Normalize, Pool,
-        Tile, attention_blocks,
+        Tile, attention_blocks, padded_head_dim,
     },
     weights::{self, Weights},
 };
@@ -340,9 +340,9 @@ impl Plan<'_> {
             out_stride: layer.attention_output.in_stride as i32,
             scale: 1.0 / (head_dim as f32).sqrt(),
         };
-        let padded_head_dim = padded(head_dim, PANEL) as u32;
-        attention
-            .launch(self.dtype, padded_head_dim, num_heads as u32, input.size.max_blocks())
+        let (num_heads, max_blocks) = (num_heads as u32, input.size.max_blocks());
+        padded_head_dim(head_dim as u32)
+            .and_then(|head_dim| attention.launch(self.dtype, head_dim, num_heads, max_blocks))
             .ok_or_else(|| EngineError::Unsupported {
                 reason: format!("heads of {head_dim} elements; there are kernels for up to 128"),
             })

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use encoder::{Description, Layout};
+use encoder::{Description, Layout, Source};
 use engine::{EngineError, Precision};
 
 use crate::{
-    device::{Device, DeviceError},
+    device::Device,
     failed,
     kernel::{self, Address, Dtype, Order, Packed, Unpack},
 };
@@ -14,24 +14,6 @@ use crate::{
 /// Bytes of a bundle that are on the device at a time, before they are unpacked; more only if a panel is
 /// more.
 const STAGING_BYTES: usize = 16 << 20;
-
-/// A bundle's weights, which may still be arriving, the first ones first.
-pub(crate) trait Source: AsRef<[u8]> + Send {
-    /// Waits until the first `end` bytes are there; fails if they never will be.
-    fn wait(&self, end: usize) -> Result<(), DeviceError>;
-}
-
-impl Source for ::weights::Weights {
-    fn wait(&self, end: usize) -> Result<(), DeviceError> {
-        Self::wait(self, end).map_err(Into::into)
-    }
-}
-
-impl Source for Vec<u8> {
-    fn wait(&self, _: usize) -> Result<(), DeviceError> {
-        Ok(())
-    }
-}
 
 /// Where the weights of an encoder are.
 #[derive(Debug)]

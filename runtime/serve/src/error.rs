@@ -257,13 +257,12 @@ impl ApiError {
                 Self::field("out_of_range", "dimensions", error).with_limit(*hidden_size)
             }
             PipelineError::Prompt { .. } => Self::field("unknown_prompt", "prompt_name", error),
-            PipelineError::Lost(_) => {
-                tracing::error!(exception = %Causes(error), "no answer");
-                Self::model_unavailable(error)
-            }
             _ => {
                 tracing::error!(exception = %Causes(error), "no answer");
-                Self::internal()
+                match error {
+                    PipelineError::Lost(_) => Self::model_unavailable(error),
+                    _ => Self::internal(),
+                }
             }
         }
     }

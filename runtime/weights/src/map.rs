@@ -1,10 +1,12 @@
 use std::{
+    error::Error,
     fs::File,
     io,
     path::Path,
     sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
 };
 
+use encoder::Source;
 use memmap2::Mmap;
 
 use crate::{WeightsError, cache::Entry};
@@ -79,6 +81,12 @@ impl Weights {
 }
 
 /// All bytes; read only those that [`Weights::wait`] has waited for.
+impl Source for Weights {
+    fn wait(&self, end: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Self::wait(self, end).map_err(Into::into)
+    }
+}
+
 impl AsRef<[u8]> for Weights {
     fn as_ref(&self) -> &[u8] {
         &self.mapping

@@ -1,6 +1,25 @@
-"""Token ids of a workload, the same as peers/src/lib.rs makes."""
+"""Workloads: how long their texts are, and token ids for these, the same as peers/src/lib.rs makes."""
+
+import json
+import random
+from pathlib import Path
+
+SST2_LENGTHS = Path(__file__).resolve().parent.parent / "sst2_lengths.json"
 
 FIRST_WORD, NUM_WORDS = 1000, 28_000
+
+
+def equal_lengths(batch_size, seq_len):
+    """The name of a workload of one batch, and the lengths of its texts."""
+    return f"{batch_size}x{seq_len}", ((seq_len,) * batch_size,)
+
+
+def mixed_lengths(num_batches, batch_size):
+    """Batches whose lengths are drawn from those of SST-2, the same ones every time."""
+    histogram = json.loads(SST2_LENGTHS.read_text(encoding="ascii"))
+    lengths, counts = [int(length) for length in histogram], list(histogram.values())
+    draw = random.Random(0)
+    return tuple(tuple(draw.choices(lengths, counts, k=batch_size)) for _ in range(num_batches))
 
 
 def read_workload(text):

@@ -9,7 +9,7 @@
 //! < 0.1 -0.7 …                        every logit of one pass
 //! ```
 //!
-//! Token ids come from a generator with a fixed seed, the same in `ort_worker.py`, so all workers
+//! Token ids come from a generator with a fixed seed, the same in `workload.py`, so all workers
 //! run the same texts. What does not belong to a forward pass (making tensors out of ids) is done
 //! before the clock starts.
 #![forbid(unsafe_code)]
@@ -53,6 +53,29 @@ pub trait Model {
     ///
     /// Whatever the engine reports.
     fn forward(&mut self, input: &Self::Input) -> Result<Vec<f32>, Failure>;
+}
+
+/// One of our engines.
+#[cfg(feature = "engine")]
+#[derive(Debug)]
+pub struct Ours<E>(pub E);
+
+#[cfg(feature = "engine")]
+impl<E: engine::Engine> Model for Ours<E> {
+    type Input = engine::Batch;
+
+    fn prepare(&self, sequences: &[Vec<u32>]) -> Result<engine::Batch, Failure> {
+        let mut batch = engine::Batch::new();
+        for input_ids in sequences {
+            batch.push(input_ids);
+        }
+        Ok(batch)
+    }
+
+    fn forward(&mut self, batch: &engine::Batch) -> Result<Vec<f32>, Failure> {
+        let output = self.0.forward(batch)?;
+        Ok((0..batch.batch_size()).flat_map(|index| output.row(index).to_vec()).collect())
+    }
 }
 
 /// Loads the model and answers requests until stdin ends.

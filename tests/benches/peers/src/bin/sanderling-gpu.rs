@@ -2,33 +2,14 @@
 
 use std::fs;
 
-use engine::{Batch, Engine, Options, Precision};
+use engine::{Options, Precision};
 use engine_gpu::{Cuda, GpuEngine};
-use sanderling_bench_peers::{Arguments, Failure, Model, serve};
+use sanderling_bench_peers::{Arguments, Failure, Ours, serve};
 
-struct SanderlingGpu(GpuEngine<Cuda>);
-
-fn load(arguments: &Arguments) -> Result<SanderlingGpu, Failure> {
+fn load(arguments: &Arguments) -> Result<Ours<GpuEngine<Cuda>>, Failure> {
     let device = Cuda::open(0)?;
     let packed = engine_cpu::pack(&fs::read(&arguments.model)?, Precision::F32)?;
-    Ok(SanderlingGpu(GpuEngine::of_unpacked(device, &packed.unpacked(), &Options::default())?))
-}
-
-impl Model for SanderlingGpu {
-    type Input = Batch;
-
-    fn prepare(&self, sequences: &[Vec<u32>]) -> Result<Batch, Failure> {
-        let mut batch = Batch::new();
-        for input_ids in sequences {
-            batch.push(input_ids);
-        }
-        Ok(batch)
-    }
-
-    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>, Failure> {
-        let output = self.0.forward(batch)?;
-        Ok((0..batch.batch_size()).flat_map(|index| output.row(index).to_vec()).collect())
-    }
+    Ok(Ours(GpuEngine::of_unpacked(device, &packed.unpacked(), &Options::default())?))
 }
 
 fn main() -> Result<(), Failure> {
