@@ -79,8 +79,7 @@ def main():
     print(table)
     if plan.is_whole:
         (HERE / "cpu.md").write_text(table, encoding="utf-8")
-        drawn = chart.draw(results, HEADLINE_MODEL.name, HEADLINE_THREADS)
-        (HERE / "cpu.svg").write_text(drawn, encoding="utf-8")
+        (HERE / "cpu.svg").write_text(drawn(results), encoding="utf-8")
     print(json.dumps(summarize(results, plan)))
 
 
@@ -218,7 +217,7 @@ class Comparison:
         difference = max(abs(a - b) for a, b in zip(logits, reference, strict=True))
         if not difference <= TOLERANCES[engine.precision]:
             worker.close()
-            raise WorkerError(f"{engine.name}: answers differ by {difference:.2g}")
+            raise WorkerError(engine.name, f"answers differ by {difference:.2g}")
         known = self.results.differences.get(engine.name, 0.0)
         self.results.differences[engine.name] = max(known, difference)
 
@@ -235,6 +234,12 @@ class Comparison:
                 least_ms = limit_ms(self.shape, workload, engine.precision, limits)
                 place = (self.shape.name, self.num_threads, workload.name, engine.name)
                 self.results.cells.append(Cell(*place, timings[engine.name], least_ms))
+
+
+def drawn(results):
+    place = (HEADLINE_MODEL.name, HEADLINE_THREADS)
+    cells = [cell for cell in results.cells if (cell.model, cell.num_threads) == place]
+    return chart.draw(f"{HEADLINE_MODEL.name}, {HEADLINE_THREADS} threads", cells, ORT_INT8)
 
 
 def summarize(results, plan):

@@ -18,13 +18,20 @@ from dataclasses import dataclass, field
 
 from . import processes
 
-ANSWER_TIMEOUT_SECS = 300
+# torch compiles while it is waited for.
+ANSWER_TIMEOUT_SECS = 150
+# Of what a worker that ended has said: torch puts advice behind its reason.
+LAST_LINES = 6
 TURN_SECS = 0.15
 MAX_PASSES_PER_TURN = 40
 
 
 class WorkerError(Exception):
     """A worker that could not start, died, hung, or answered that it failed."""
+
+    def __init__(self, name, reason):
+        super().__init__(f"{name}: {reason}")
+        self.name = name
 
 
 @dataclass
@@ -60,7 +67,7 @@ class Worker:
                 env=os.environ | (environment or {}),
             )
         except OSError as error:
-            raise WorkerError(f"{name}: {error}") from error
+            raise WorkerError(name, error) from error
         try:
             self._read_answer()
         except WorkerError:
@@ -108,20 +115,20 @@ class Worker:
         answer = b""
         while not answer.endswith(b"\n"):
             if not select.select([self._process.stdout], [], [], ANSWER_TIMEOUT_SECS)[0]:
-                raise WorkerError(f"{self.name}: no answer in {ANSWER_TIMEOUT_SECS} s")
+                raise WorkerError(self.name, f"no answer in {ANSWER_TIMEOUT_SECS} s")
             part = os.read(self._process.stdout.fileno(), 1 << 16)
             if not part:
-                raise WorkerError(f"{self.name}: ended: {self._last_words()}")
+                raise WorkerError(self.name, f"ended: {self._last_words()}")
             answer += part
         answer = answer.decode().strip()
         if answer.startswith("failed"):
-            raise WorkerError(f"{self.name}: {answer}")
+            raise WorkerError(self.name, answer)
         return answer
 
     def _last_words(self):
         self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "without a word"
+        lines = self._stderr.read().decode(errors="replace").splitlines()
+        return "\n".join(filter(str.strip, lines[-LAST_LINES:])) or "without a word"
 
 
 @contextlib.contextmanager

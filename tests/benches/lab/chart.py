@@ -1,13 +1,15 @@
-"""The chart of `tests/bench cpu`: a panel for each workload, a bar for each engine."""
+"""Charts of bars, for `tests/bench cpu` and `gpu`: a panel for each workload, a bar for each engine."""
 
 from html import escape
 
-from .results import ORT_INT8, three_digits
+from .results import three_digits
 
 COLUMNS = 3
 PANEL_WIDTH, LABEL_WIDTH, BAR_WIDTH = 410, 112, 180
 ROW_HEIGHT, TITLE_HEIGHT, PANEL_GAP, MARGIN = 17, 30, 14, 20
 HEADER_HEIGHT = 58
+# Of the longest bar.
+FARTHEST_LIMIT = 2
 
 # Colours that keep their contrast on white and on black; text takes the reader's scheme.
 STYLE = """
@@ -25,18 +27,17 @@ text { font: 11px system-ui, sans-serif; fill: #24292f; }
 """
 
 
-def draw(results, model, num_threads):
-    """An SVG of how fast each engine is, as a multiple of ONNX Runtime in int8."""
+def draw(title, cells, reference):
+    """An SVG of how fast each engine is, as a multiple of one of them."""
     panels = {}
-    for cell in results.cells:
-        if (cell.model, cell.num_threads) == (model, num_threads):
-            panels.setdefault(cell.workload, []).append(cell)
+    for cell in cells:
+        panels.setdefault(cell.workload, []).append(cell)
     panel_height = TITLE_HEIGHT + ROW_HEIGHT * max(map(len, panels.values()), default=0) + PANEL_GAP
     num_rows = -(-len(panels) // COLUMNS)
     width = 2 * MARGIN + COLUMNS * PANEL_WIDTH
     height = HEADER_HEIGHT + num_rows * panel_height + MARGIN
-    heading = f"{model}, {num_threads} threads: speed as a multiple of ONNX Runtime int8"
-    legend = "dashed: ONNX Runtime int8 · orange: the machine's limit in the engine's precision"
+    heading = f"{title}: speed as a multiple of {reference}"
+    legend = f"dashed: {reference} · orange: the machine's limit in the engine's precision"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         f"<title>{escape(heading)}</title>",
@@ -44,22 +45,25 @@ def draw(results, model, num_threads):
         f'<text class="heading" x="{MARGIN}" y="{MARGIN + 8}">{escape(heading)}</text>',
         f'<text x="{MARGIN}" y="{MARGIN + 26}">{escape(legend)}</text>',
     ]
-    for index, (workload, cells) in enumerate(panels.items()):
+    for index, (workload, panel) in enumerate(panels.items()):
         left = MARGIN + index % COLUMNS * PANEL_WIDTH
         top = HEADER_HEIGHT + index // COLUMNS * panel_height
         parts.append(f'<g transform="translate({left} {top})">')
-        parts += _panel(results, workload, cells)
+        parts += _panel(workload, panel, reference)
         parts.append("</g>")
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(results, workload, cells):
-    speeds = {cell.engine: results.speed_ratio(cell, ORT_INT8) for cell in cells}
-    if None in speeds.values():
+def _panel(workload, cells, reference):
+    medians_ms = {cell.engine: cell.timings.median_ms for cell in cells}
+    if reference not in medians_ms:
         return
+    speeds = {engine: medians_ms[reference] / each for engine, each in medians_ms.items()}
     limits = {cell.engine: speeds[cell.engine] / cell.limit_share for cell in cells}
-    # The limit of the fastest engine is the right edge; others beyond it are not drawn.
-    scale = BAR_WIDTH / max(*speeds.values(), limits[max(speeds, key=speeds.get)])
+    fastest = max(speeds, key=speeds.get)
+    # The limit of the fastest engine is the right edge, if it is near; beyond that none is drawn.
+    longest = max(speeds[fastest], limits[fastest])
+    scale = BAR_WIDTH / min(longest, FARTHEST_LIMIT * speeds[fastest])
     yield f'<text class="title" y="{TITLE_HEIGHT - 12}">{escape(workload)}</text>'
     for row, cell in enumerate(sorted(cells, key=lambda cell: cell.timings.median_ms)):
         top = TITLE_HEIGHT + row * ROW_HEIGHT

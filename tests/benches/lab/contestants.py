@@ -17,6 +17,8 @@ from .starts import NEW_FOLDER, PORT, Program
 ROOT = LAB.parent.parent.parent
 PREDICT, EMBED = OWN_TARGET / "dist" / "predict", OWN_TARGET / "dist" / "embed"
 SANDERLING = OWN_TARGET / "release" / "sanderling"
+PREDICT_GPU, GPU_CHECK = OWN_TARGET / "dist" / "predict-gpu", OWN_TARGET / "release" / "gpu-check"
+GPU_LINEAR = OWN_TARGET / "release" / "gpu-linear"
 STORE_BINARY = OWN_TARGET / "release" / "object-store"
 BUCKET = "models"
 
@@ -69,6 +71,16 @@ def build_predict():
 def build_embed():
     """Builds the function `embed` as it is shipped; gives it if it could not be built."""
     return _cargo_build("embed", EMBED, "dist")
+
+
+def build_gpu():
+    """Builds the function `predict-gpu`, what packs its model, and what checks and times its kernels."""
+    return [
+        *_cargo_build("predict-gpu", PREDICT_GPU, "dist"),
+        *_cargo_build("sanderling-cli", SANDERLING, "release"),
+        *_cargo_build("emulator-for-tests", GPU_CHECK, "release"),
+        *_cargo_build("emulator-for-tests", GPU_LINEAR, "release"),
+    ]
 
 
 def _cargo_build(package, binary, profile):

@@ -1,11 +1,13 @@
 """Runs the load generator (peers/src/bin/load.rs) against a server, and watches both."""
 
 import contextlib
+import functools
 import json
 import os
 import select
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,9 @@ class Traffic:
     warm_up_secs: float = 1.0
     # Each so many requests, one leaves without its answer.
     hang_up_every: int = 0
+    # Of one thread each; all of them send as much.
+    num_generators: int = 1
+    binary: Path = LOAD
 
     def command(self, port):
         path = "predict" if self.bodies else "health"
@@ -49,7 +54,7 @@ class Traffic:
         if self.bodies:
             options |= {"bodies": self.bodies, "expect": EXPECTED}
         words = (str(word) for name, value in options.items() for word in (f"--{name}", value))
-        return [LOAD, f"http://127.0.0.1:{port}/{path}", *words]
+        return [self.binary, f"http://127.0.0.1:{port}/{path}", *words]
 
 
 @dataclass(frozen=True)
@@ -94,15 +99,21 @@ class Seen:
 def run(start, traffic):
     """Sends `traffic` to a server that was started."""
     pids = processes.tree(start.pid)
-    with generator(start, traffic) as load:
-        load.wait_for("measuring")
+    with contextlib.ExitStack() as stack:
+        loads = [
+            stack.enter_context(generator(start, traffic)) for _ in range(traffic.num_generators)
+        ]
+        for load in loads:
+            load.wait_for("measuring")
         memory = [processes.memory(pids)]
         before, began = _cpu_secs(pids), time.monotonic()
-        while not load.has_said("measured", SAMPLE_SECS):
+        while not loads[0].has_said("measured", SAMPLE_SECS):
             memory.append(processes.memory(pids))
         secs, after = time.monotonic() - began, _cpu_secs(pids)
         memory.append(processes.memory(pids))
-        report = load.report()
+        for load in loads[1:]:
+            load.wait_for("measured")
+        report = functools.reduce(_joined, [load.report() for load in loads])
     load_cpus = report["cpu_secs"] / report["secs"]
     server_cpus, machine_cpus, own_cpus = (
         (now - then) / secs for then, now in zip(before, after, strict=True)
@@ -116,6 +127,17 @@ def run(start, traffic):
         first_bytes=memory[0],
         last_bytes=memory[-1],
     )
+
+
+def _joined(report, other):
+    """One report of two generators that ran at once; of their latencies, the longer ones."""
+    sums = {name: report[name] + other[name] for name in ("ok_per_s", "wrong", "cpu_secs")}
+    counts = {
+        name: dict(Counter(report[name]) + Counter(other[name])) for name in ("answers", "errors")
+    }
+    times = [each["ok_ms"] for each in (report, other)]
+    longer = all(times) and {which: max(each[which] for each in times) for which in times[0]}
+    return report | sums | counts | {"ok_ms": longer or None}
 
 
 def _cpu_secs(pids):

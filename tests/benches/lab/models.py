@@ -86,13 +86,19 @@ def _write(name, shape, folder, is_random):
         _write_ort(shape, f32, folder / "fused.onnx", ort)
         session = onnxruntime.InferenceSession(f32, providers=["CPUExecutionProvider"])
         _check_checkpoint(checkpoint, session)
-        text = CHECK_TEXTS[0]
-        scores = _softmax(_logits(session, [text])[0])
-        best = int(scores.argmax())
-        answer = {"text": text, "label": LABELS[str(best)], "score": float(scores[best])}
-        complete.write_text(json.dumps(answer), encoding="utf-8")
+        complete.write_text(json.dumps(_answer(session)), encoding="utf-8")
     answer = json.loads(complete.read_text(encoding="utf-8"))
     return Model(name, shape, export, checkpoint, ort, **answer, is_random=is_random)
+
+
+def write_random(shape, weights, f32, folder):
+    """Makes what is no graph for ONNX Runtime of a model whose graph in f32 is there."""
+    export, checkpoint = folder / "export", folder / "checkpoint"
+    checkpoint.mkdir()
+    _write_export(shape, f32, export)
+    _write_checkpoint(shape, weights, checkpoint)
+    session = onnxruntime.InferenceSession(f32, providers=["CPUExecutionProvider"])
+    return Model(shape.name, shape, export, checkpoint, {}, **_answer(session), is_random=True)
 
 
 def _hugging_face_names(shape):
@@ -279,6 +285,14 @@ def _check_checkpoint(checkpoint, session):
     difference = np.abs(np.array(json.loads(ran.stdout)) - _logits(session, CHECK_TEXTS)).max()
     if not difference <= CHECKPOINT_TOLERANCE:
         sys.exit(f"{checkpoint}: logits of transformers differ by {difference:.2g}")
+
+
+def _answer(session):
+    """A text, and what is right for it."""
+    text = CHECK_TEXTS[0]
+    scores = _softmax(_logits(session, [text])[0])
+    best = int(scores.argmax())
+    return {"text": text, "label": LABELS[str(best)], "score": float(scores[best])}
 
 
 def _softmax(logits):

@@ -6,6 +6,7 @@ from .ab import Timings
 
 OURS = {"int8": "sanderling int8", "bf16": "sanderling bf16", "f32": "sanderling f32"}
 ORT_INT8, ORT_F32 = "ORT int8", "ORT f32"
+WEIGHT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def limit_ms(shape, workload, precision, limits):
     linear layers are in int8, attention is in f32.
     """
     linear_rate = limits[f"{precision}_per_s"]
-    attention_rate = limits["bf16_per_s" if precision == "bf16" else "f32_per_s"]
-    weight_bytes = shape.num_linear_weights * {"f32": 4, "bf16": 2, "int8": 1}[precision]
+    attention_rate = limits["f32_per_s" if precision == "int8" else f"{precision}_per_s"]
+    weight_bytes = shape.num_linear_weights * WEIGHT_BYTES[precision]
     secs = 0.0
     for lengths in workload.batches:
         linear_secs = 2 * shape.num_linear_weights * sum(lengths) / linear_rate

@@ -177,7 +177,10 @@ def respond(prepare, request):
 def main():
     _, path, how = sys.argv
     encoder = Encoder(read_safetensors(path))
-    forward = torch.compile(forward_padded) if how == "compile" else forward_padded
+    forward = forward_padded
+    if how == "compile":
+        # Once for all lengths, as a service does whose texts have any.
+        forward = torch.compile(forward_padded, dynamic=True)
 
     # Graphs of batches that were asked for before are kept, as compiled code is.
     @functools.cache

@@ -16,10 +16,24 @@ def equal_lengths(batch_size, seq_len):
 
 def mixed_lengths(num_batches, batch_size):
     """Batches whose lengths are drawn from those of SST-2, the same ones every time."""
-    histogram = json.loads(SST2_LENGTHS.read_text(encoding="ascii"))
-    lengths, counts = [int(length) for length in histogram], list(histogram.values())
+    counts = _sst2_counts()
     draw = random.Random(0)
-    return tuple(tuple(draw.choices(lengths, counts, k=batch_size)) for _ in range(num_batches))
+    return tuple(
+        tuple(draw.choices(list(counts), list(counts.values()), k=batch_size))
+        for _ in range(num_batches)
+    )
+
+
+def mean_sst2_length():
+    """Tokens of a text, special ones included."""
+    counts = _sst2_counts()
+    return sum(length * count for length, count in counts.items()) / sum(counts.values())
+
+
+def _sst2_counts():
+    """How many texts of SST-2 have each length."""
+    histogram = json.loads(SST2_LENGTHS.read_text(encoding="ascii"))
+    return {int(length): count for length, count in histogram.items()}
 
 
 def read_workload(text):

@@ -1,4 +1,9 @@
-"""transformers and torch behind service.py: what the service that sanderling replaces has."""
+"""transformers and torch behind service.py: what the service that sanderling replaces has.
+
+| Variable | Default | |
+|---|---|---|
+| DTYPE | float32 | of weights and hidden states, as torch calls it |
+"""
 
 import os
 
@@ -18,7 +23,8 @@ class Classifier:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder)
-        self.model = model.to(self.device).eval()
+        dtype = getattr(torch, os.environ.get("DTYPE", "float32"))
+        self.model = model.to(self.device, dtype).eval()
         self.name = model.config.name_or_path
         self.labels = model.config.id2label
 
