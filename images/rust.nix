@@ -76,7 +76,7 @@ let
   checked = built {
     CARGO_PROFILE = "dev";
     # The emulator of a GPU is C++, for which there is no compiler here.
-    cargoExtraArgs = "--locked --workspace --exclude emulator-for-tests";
+    cargoExtraArgs = "--locked --workspace --exclude emulator-for-tests --exclude driver-for-tests";
   };
   # Tests may read any file of the repository, bundled models included.
   tested = checked // {

@@ -18,6 +18,8 @@ EMBED = PREDICT.with_name("embed")
 RERANK = PREDICT.with_name("rerank")
 TOKEN = PREDICT.with_name("token")
 SANDERLING = PREDICT.with_name("sanderling")
+# For functions for a GPU: where they find `libcuda.so.1`, which has none.
+EMULATED_GPU = {"LD_LIBRARY_PATH": ROOT / "target" / "emulated-driver"}
 
 # Longer than any start on a busy machine; a start that takes this long has failed.
 START_SECS = 60

@@ -16,13 +16,14 @@ import httpx
 import pytest
 import yaml
 from collector import over_http
-from function import EMBED, PREDICT, RERANK, ROOT, running
+from function import EMBED, EMULATED_GPU, PREDICT, ROOT, SANDERLING, run_to_end, running
 from metrics import families
 from picture import draw
 from redis_server import redis_server
 from tokens import SECRET, token
 
 FILES = ROOT / "infra" / "observability"
+RERANK_GPU = PREDICT.with_name("rerank-gpu")
 RERANKER = ROOT / "tests" / "conformance" / "fixtures" / "reranker"
 # All times of the files are divided by it: an hour is 15 seconds.
 FASTER = 240
@@ -175,12 +176,16 @@ def watched(tmp_path_factory):
         settings = {"AUTH": "jwt", "JWT_SECRET": SECRET, "ALLOWED_ROLES": "user"}
         limits = {"RATE_LIMITS": "user=100000/min", "REDIS_URL": redis.url}
         model = f"http://127.0.0.1:{serve(stack, ROOT / 'functions' / 'predict' / 'model')}"
-        cache = tmp_path_factory.mktemp("cache")
+        cache, packed = (
+            tmp_path_factory.mktemp("cache"),
+            tmp_path_factory.mktemp("model") / "packed",
+        )
+        assert run_to_end("pack", RERANKER, packed, binary=SANDERLING).returncode == 0
         fetched = {"MODEL_URI": model, "CACHE_DIR": cache}
         functions = {
             "predict": running(binary=PREDICT, **settings, **limits, **fetched, **traces),
             "embed": running(binary=EMBED),
-            "rerank": running(binary=RERANK, MODEL_URI=RERANKER),
+            "rerank": running(binary=RERANK_GPU, MODEL_URI=packed, **EMULATED_GPU),
         }
         functions = {name: stack.enter_context(each) for name, each in functions.items()}
         for function in functions.values():

@@ -21,7 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").include(here.join("device")).define("EMULATED", None);
     build.opt_level(2).warnings(true).extra_warnings(true);
-    build.flag("-fno-strict-aliasing").file(here.join("device/emulator.cpp"));
+    build.flag("-fno-strict-aliasing");
+    build.files(
+        ["emulator.cpp", "fiber.cpp", "sm90.cpp"].map(|file| here.join("device").join(file)),
+    );
 
     let mut variants = Variants { out, kernels, list: String::new(), calls: String::new() };
     for (index, kernel) in variants.names()?.into_iter().enumerate() {
@@ -84,7 +87,7 @@ impl Variants {
         let file = target.join(format!("{kernel}.cpp"));
         // A namespace for each: else the linker would take the functions of one for those of all.
         let text = format!(
-            "#define VARIANT \"{prefix}\"\n#include \"emulator.h\"\n\
+            "#define VARIANT \"{prefix}\"\n#include \"sm90.h\"\n\
              namespace {folder} {{\n#include \"{kernel}.cu\"\n}}\n\
              extern \"C\" void link_{folder}() {{}}\n"
         );

@@ -12,7 +12,7 @@
 // Numerics      products of 16-bit numbers, summed in f32 by the tensor cores; bias, activation and
 //               residual in f32; rounded once
 // Limits        in_stride and out_stride are multiples of 64; grid.y <= 65,535; offsets are 64-bit
-#include "activation.cuh"
+#include "linear.cuh"
 
 template <class T> struct LinearArgs {
     const u32* num_rows;
@@ -141,8 +141,8 @@ template <class T, class Shape> DEVICE void linear(const LinearArgs<T>& args) {
             const int row = first_row + warp_row + down * 16 + half * 8 + lane / 4;
             const int column = first_column + warp_column + across * 8 + lane % 4 * 2;
             if (row >= num_rows || column >= args.out_stride) continue;
-            float first = activate(sums[down][across][2 * half] + args.bias[column]);
-            float second = activate(sums[down][across][2 * half + 1] + args.bias[column + 1]);
+            const float first = activate(sums[down][across][2 * half] + args.bias[column]);
+            const float second = activate(sums[down][across][2 * half + 1] + args.bias[column + 1]);
             if (args.logits) {
                 float* logits = args.logits + i64(row) * args.out_features;
                 if (column < args.out_features) logits[column] = first;
@@ -150,13 +150,7 @@ template <class T, class Shape> DEVICE void linear(const LinearArgs<T>& args) {
                 continue;
             }
             const i64 place = i64(row) * args.out_stride + column;
-            if (args.residual) {
-                const float2 residual =
-                    unpack<T>(*reinterpret_cast<const u32*>(args.residual + place));
-                first += residual.x;
-                second += residual.y;
-            }
-            *reinterpret_cast<u32*>(args.output + place) = pack<T>(first, second);
+            store_pair(args.output, args.residual, place, first, second);
         }
     };
     with_activation(args.activation, finish);

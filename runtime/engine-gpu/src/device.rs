@@ -1,14 +1,23 @@
 use std::{error::Error, fmt};
 
-use crate::kernel::{Address, Launch};
+use telemetry::METRICS;
+
+use crate::kernel::{Address, Boxes, Launch, TensorMap};
 
 /// What went wrong on a device.
 pub type DeviceError = Box<dyn Error + Send + Sync>;
 
 /// What runs kernels: a GPU, or what stands in for one in tests. All that is asked of it happens in order.
-pub trait Device: fmt::Debug + Send + 'static {
+pub trait Device: fmt::Debug + Send + Sync + Sized + 'static {
     /// Launches that were prepared, to be started together.
     type Graph: fmt::Debug + Send;
+
+    /// The same device once more: what is asked of the one and of the other happens in any order.
+    ///
+    /// # Errors
+    ///
+    /// If the device has failed, or has no room.
+    fn another(&self) -> Result<Self, DeviceError>;
 
     /// As its maker calls it.
     fn name(&self) -> &str;
@@ -19,7 +28,21 @@ pub trait Device: fmt::Debug + Send + 'static {
     /// Whether there are kernels for bf16.
     fn has_bf16(&self) -> bool;
 
-    /// Memory for as long as the device lives, aligned to 16 bytes. It holds anything.
+    /// Whether there are kernels of sm_90a.
+    fn has_sm90(&self) -> bool;
+
+    /// What a kernel of sm_90a needs to copy boxes of a matrix.
+    ///
+    /// # Errors
+    ///
+    /// If they are not as the device can copy them.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap, DeviceError>;
+
+    /// Bytes of its memory.
+    fn memory_bytes(&self) -> u64;
+
+    /// Memory for as long as `self` lives, aligned to 16 bytes. It holds anything. Whoever is
+    /// [`Device::another`] may use it, too.
     ///
     /// # Errors
     ///
@@ -60,4 +83,22 @@ pub trait Device: fmt::Debug + Send + 'static {
     ///
     /// If the device has failed.
     fn start(&mut self, graph: &Self::Graph) -> Result<(), DeviceError>;
+}
+
+/// Bytes that a device has allocated, as [`METRICS`] count them while it lives.
+#[derive(Debug, Default)]
+pub struct AllocatedBytes(f64);
+
+impl AllocatedBytes {
+    /// Counts so many more.
+    pub fn add(&mut self, num_bytes: usize) {
+        self.0 += num_bytes as f64;
+        METRICS.gpu_memory_allocated_bytes.with([]).add(num_bytes as f64);
+    }
+}
+
+impl Drop for AllocatedBytes {
+    fn drop(&mut self) {
+        METRICS.gpu_memory_allocated_bytes.with([]).add(-self.0);
+    }
 }

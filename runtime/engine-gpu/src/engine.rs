@@ -1,9 +1,16 @@
 //! A model on a device.
 
-use std::{cmp, error::Error, fmt, ops::Range};
+use std::{
+    cmp,
+    error::Error,
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use encoder::{Description, Head, Layout, Source, Tokens};
 use engine::{Batch, Engine, EngineError, Options, Output};
+use telemetry::METRICS;
 use weights::{Bundle, Packed, Tensor, Unpacked};
 
 use crate::{
@@ -20,23 +27,30 @@ use crate::{
 /// Weights and hidden states are in 16 bits: `f16`, or `bf16` from the first answer on that `f16` has no
 /// room for.
 pub struct GpuEngine<D: Device> {
-    // Before the device, whose memory and kernels it has.
-    loaded: Loaded<D::Graph>,
+    model: Arc<Model<D>>,
+    /// Those that the passes are of.
+    weights: Arc<Weights<D>>,
+    workspace: Workspace,
+    /// One for each of [`Size::ALL`].
+    passes: Vec<Pass<D::Graph>>,
+    /// Behind the passes, whose memory and kernels it has.
     device: D,
+}
+
+/// What all engines of a model share.
+struct Model<D> {
     description: Description,
     layout: Layout,
     readout: Readout,
     source: Box<dyn Source>,
+    /// The newest.
+    weights: Mutex<Arc<Weights<D>>>,
 }
 
-/// An encoder in the memory of the device.
-#[derive(Debug)]
-struct Loaded<G> {
-    dtype: Dtype,
-    weights: Weights,
-    workspace: Workspace,
-    /// By [`Size::ALL`], as they were needed.
-    passes: [Option<Pass<G>>; Size::ALL.len()],
+impl<D> Model<D> {
+    fn newest(&self) -> MutexGuard<'_, Arc<Weights<D>>> {
+        self.weights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<D: Device> fmt::Debug for GpuEngine<D> {
@@ -94,7 +108,7 @@ impl<D: Device> GpuEngine<D> {
     }
 
     fn new(
-        mut device: D,
+        device: D,
         description: &str,
         tensors: Vec<Tensor>,
         source: Box<dyn Source>,
@@ -119,83 +133,98 @@ impl<D: Device> GpuEngine<D> {
             pooling: options.pooling.unwrap_or_default(),
             width: layout.head.last().map_or(description.hidden_size, |last| last.out_features),
         };
-        let loaded =
-            Loaded::new(&mut device, &description, &layout, &*source, readout, Dtype::F16)?;
+        METRICS.gpu_memory_bytes.with([]).set(device.memory_bytes() as f64);
+        let of_weights = device.another().map_err(failed)?;
+        let weights = Weights::load(of_weights, &description, &layout, &*source, Dtype::F16)?;
         tracing::info!(device = device.name(), "encoder on a GPU");
-        Ok(Self { device, description, layout, readout, source, loaded })
+        let weights = Mutex::new(Arc::new(weights));
+        let model = Model { description, layout, readout, source, weights };
+        Self::of_model(device, Arc::new(model))
+    }
+
+    fn of_model(mut device: D, model: Arc<Model<D>>) -> Result<Self, EngineError> {
+        let weights = model.newest().clone();
+        let width = model.readout.width;
+        let workspace = Workspace::allocate(&mut device, &weights, width).map_err(failed)?;
+        let mut engine = Self { model, weights, workspace, passes: Vec::new(), device };
+        engine.prepare()?;
+        Ok(engine)
+    }
+
+    /// Prepares the passes over `weights`.
+    fn prepare(&mut self) -> Result<(), EngineError> {
+        let Self { model, weights, workspace, passes, device } = self;
+        let Model { description, layout, readout, .. } = &**model;
+        let plan = Plan { description, layout, weights, workspace, readout: *readout };
+        let prepared = Size::ALL.into_iter().map(|size| Pass::prepare(device, &plan, size));
+        *passes = prepared.collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// One row a sequence, `[batch_size, width]`.
     fn rows(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
-        let mut rows = Vec::with_capacity(batch.batch_size() * self.readout.width);
+        let Model { description, layout, readout, .. } = &*self.model;
+        let mut rows = Vec::with_capacity(batch.batch_size() * readout.width);
         for part in parts(batch)? {
-            let tokens = Tokens::read(&self.description, &self.layout, batch, part)?;
-            rows.extend(self.pass(&tokens)?);
+            let tokens = Tokens::read(description, layout, batch, part)?;
+            let pass = self.passes.iter().find(|pass| pass.has_room_for(&tokens));
+            let pass = pass.ok_or_else(|| failed("no pass has room for a part".into()))?;
+            // A fault of a kernel comes with what is asked next, and stays.
+            let part = pass.run(&mut self.device, &tokens, readout.width);
+            rows.extend(part.map_err(|source| EngineError::Lost { engine: "gpu", source })?);
         }
         Ok(rows)
     }
 
-    fn pass(&mut self, tokens: &Tokens) -> Result<Vec<f32>, EngineError> {
-        let Self { device, description, layout, readout, loaded, .. } = self;
-        let Loaded { dtype, weights, workspace, passes } = loaded;
-        let fits = |size: &Size| size.has_room_for(tokens.num_tokens(), tokens.batch_size());
-        // `parts` has seen to it that the largest fits.
-        let index = Size::ALL.iter().position(fits).unwrap_or(Size::ALL.len() - 1);
-        let pass = match &mut passes[index] {
-            Some(pass) => pass,
-            none => {
-                let plan = Plan {
-                    description,
-                    layout,
-                    weights,
-                    workspace,
-                    readout: *readout,
-                    dtype: *dtype,
-                    num_multiprocessors: device.num_multiprocessors(),
-                };
-                none.insert(Pass::prepare(device, &plan, Size::ALL[index])?)
-            }
-        };
-        // A fault of a kernel comes with what is asked next, and stays.
-        pass.run(device, tokens, readout.width)
-            .map_err(|source| EngineError::Lost { engine: "gpu", source })
+    /// Goes over to bf16, which has room for what f16 has not, and takes all engines of the model along.
+    fn widen(&mut self) -> Result<(), EngineError> {
+        let Model { description, layout, source, .. } = &*self.model;
+        let mut newest = self.model.newest();
+        // Another engine may have been faster.
+        if newest.dtype == Dtype::F16 {
+            let device = self.device.another().map_err(failed)?;
+            let weights = Weights::load(device, description, layout, &**source, Dtype::Bf16)?;
+            tracing::warn!("numbers that f16 has no room for; the model goes on in bf16");
+            *newest = Arc::new(weights);
+        }
+        drop(newest);
+        self.follow()
     }
 
-    /// Goes over to bf16, which has room for what f16 has not. What f16 took of the device's memory
-    /// stays taken.
-    fn widen(&mut self) -> Result<(), EngineError> {
-        let Self { device, description, layout, source, readout, .. } = self;
-        self.loaded = Loaded::new(device, description, layout, &**source, *readout, Dtype::Bf16)?;
-        tracing::warn!("numbers that f16 has no room for; the model goes on in bf16");
-        Ok(())
+    /// Goes over to the newest weights. Who is last to do so frees those before.
+    fn follow(&mut self) -> Result<(), EngineError> {
+        let newest = self.model.newest().clone();
+        if !Arc::ptr_eq(&newest, &self.weights) {
+            self.passes.clear();
+            self.weights = newest;
+        }
+        if self.passes.is_empty() { self.prepare() } else { Ok(()) }
     }
 }
 
 impl<D: Device> Engine for GpuEngine<D> {
     fn forward(&mut self, batch: &Batch) -> Result<Output, EngineError> {
+        self.follow()?;
         let mut rows = self.rows(batch)?;
         let is_finite = rows.iter().all(|value| value.is_finite());
-        if !is_finite && self.loaded.dtype == Dtype::F16 && self.device.has_bf16() {
+        if !is_finite && self.weights.dtype == Dtype::F16 && self.device.has_bf16() {
             self.widen()?;
             rows = self.rows(batch)?;
         }
         Output::new(rows, batch.batch_size())
     }
-}
 
-impl<G> Loaded<G> {
-    fn new<D: Device<Graph = G>>(
-        device: &mut D,
-        description: &Description,
-        layout: &Layout,
-        source: &dyn Source,
-        readout: Readout,
-        dtype: Dtype,
-    ) -> Result<Self, EngineError> {
-        let weights = Weights::load(device, description, layout, source, dtype)?;
-        let workspace =
-            Workspace::allocate(device, &weights, readout.width, dtype).map_err(failed)?;
-        Ok(Self { dtype, weights, workspace, passes: Default::default() })
+    /// With memory for its hidden states; none if there is no room for them.
+    fn another(&self) -> Option<Self> {
+        let device = self.device.another().map_err(failed);
+        match device.and_then(|device| Self::of_model(device, self.model.clone())) {
+            Ok(engine) => Some(engine),
+            Err(error) => {
+                let error: &dyn Error = &error;
+                tracing::warn!(error, "one batch at a time");
+                None
+            }
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use ::engine::EngineError;
 
 pub use crate::{
     cuda::{Cuda, CudaError},
-    device::{Device, DeviceError},
+    device::{AllocatedBytes, Device, DeviceError},
     engine::GpuEngine,
 };
 

@@ -7,8 +7,8 @@ use crate::{
     device::{Device, DeviceError},
     failed,
     kernel::{
-        Address, Attention, AttentionBlock, Dtype, Embeddings, Launch, Linear, Normalize, Pool,
-        Tile, attention_blocks, padded_head_dim,
+        Address, Attention, AttentionBlock, Embeddings, Launch, Linear, Normalize, Pool,
+        attention_blocks, padded_head_dim,
     },
     weights::{self, Weights},
 };
@@ -134,14 +134,13 @@ pub(crate) struct Workspace {
 impl Workspace {
     pub(crate) fn allocate<D: Device>(
         device: &mut D,
-        weights: &Weights,
+        weights: &Weights<D>,
         width: usize,
-        dtype: Dtype,
     ) -> Result<Self, DeviceError> {
         let Size { max_tokens, max_sequences } = Size::LARGEST;
         let first = &weights.layers[0];
         let mut rows = |num_rows: u32, stride: usize| {
-            device.allocate(num_rows as usize * stride * dtype.num_bytes())
+            device.allocate(num_rows as usize * stride * weights.dtype.num_bytes())
         };
         let of_layers = |stride: fn(&weights::Layer) -> usize| {
             weights.layers.iter().map(stride).max().unwrap_or(0)
@@ -164,7 +163,7 @@ impl Workspace {
             input: device.allocate(Input::num_words(Size::LARGEST) * size_of::<u32>())?,
         };
         // What pads the heads is read, and never written.
-        let zeros = vec![0; max_tokens as usize * context_stride * dtype.num_bytes()];
+        let zeros = vec![0; max_tokens as usize * context_stride * weights.dtype.num_bytes()];
         device.write(workspace.context, &zeros)?;
         Ok(workspace)
     }
@@ -189,12 +188,16 @@ impl<G> Pass<G> {
     /// Prepares the pass over `weights`.
     pub(crate) fn prepare<D: Device<Graph = G>>(
         device: &mut D,
-        plan: &Plan<'_>,
+        plan: &Plan<'_, D>,
         size: Size,
     ) -> Result<Self, EngineError> {
         let input = Input { start: plan.workspace.input, size };
-        let graph = device.prepare(plan.launches(input)?).map_err(failed)?;
+        let graph = device.prepare(plan.launches(device, input)?).map_err(failed)?;
         Ok(Self { input, output: plan.workspace.output, graph })
+    }
+
+    pub(crate) fn has_room_for(&self, tokens: &Tokens) -> bool {
+        self.input.size.has_room_for(tokens.num_tokens(), tokens.batch_size())
     }
 
     /// A row of `width` for each sequence.
@@ -214,21 +217,19 @@ impl<G> Pass<G> {
 
 /// What passes of all sizes share.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct Plan<'a, D> {
     pub(crate) description: &'a Description,
     pub(crate) layout: &'a Layout,
-    pub(crate) weights: &'a Weights,
+    pub(crate) weights: &'a Weights<D>,
     pub(crate) workspace: &'a Workspace,
     pub(crate) readout: Readout,
-    pub(crate) dtype: Dtype,
-    /// Of the device.
-    pub(crate) num_multiprocessors: u32,
 }
 
-impl Plan<'_> {
+impl<D: Device> Plan<'_, D> {
     /// The kernels of a pass, in their order.
-    fn launches(&self, input: Input) -> Result<Vec<Launch>, EngineError> {
-        let Self { weights, workspace, dtype, .. } = *self;
+    fn launches(&self, device: &D, input: Input) -> Result<Vec<Launch>, EngineError> {
+        let Self { weights, workspace, .. } = *self;
+        let dtype = weights.dtype;
         let Workspace { hidden_states, query_key_value, context, intermediate, .. } = *workspace;
         let max_tokens = input.size.max_tokens;
         let tokens =
@@ -238,6 +239,7 @@ impl Plan<'_> {
             Normalize { num_tokens: tokens.num_rows, input, output, norm }.launch(dtype, max_tokens)
         };
 
+        let linear_of = |weights, rows, from, to| self.linear(device, weights, rows, from, to);
         let embeddings = Embeddings {
             num_tokens: tokens.num_rows,
             input_ids: input.word(input.ids(0)),
@@ -251,30 +253,30 @@ impl Plan<'_> {
         };
         let mut launches = vec![embeddings.launch(dtype, max_tokens)];
         if let Some(linear) = &weights.projection {
-            launches.push(self.linear(
+            launches.push(linear_of(
                 linear,
                 tokens,
                 workspace.embeddings,
                 To::Rows(hidden_states),
-            ));
+            )?);
         }
         for layer in &weights.layers {
             let weights::Layer { query_key_value: joined, attention_output, output, .. } = layer;
-            launches.push(self.linear(joined, tokens, hidden_states, To::Rows(query_key_value)));
+            launches.push(linear_of(joined, tokens, hidden_states, To::Rows(query_key_value))?);
             launches.push(self.attention(input, layer)?);
-            launches.push(self.linear(attention_output, tokens, context, To::Added(hidden_states)));
+            launches.push(linear_of(attention_output, tokens, context, To::Added(hidden_states))?);
             launches.push(normalize(layer.attention_norm));
             let to = To::Rows(intermediate);
-            launches.push(self.linear(&layer.intermediate, tokens, hidden_states, to));
-            launches.push(self.linear(output, tokens, intermediate, To::Added(hidden_states)));
+            launches.push(linear_of(&layer.intermediate, tokens, hidden_states, to)?);
+            launches.push(linear_of(output, tokens, intermediate, To::Added(hidden_states))?);
             launches.push(normalize(layer.output_norm));
         }
-        launches.extend(self.readout(input));
+        launches.extend(self.readout(device, input)?);
         Ok(launches)
     }
 
     /// From the last hidden states to a row for each sequence.
-    fn readout(&self, input: Input) -> Vec<Launch> {
+    fn readout(&self, device: &D, input: Input) -> Result<Vec<Launch>, EngineError> {
         let Workspace { hidden_states, head, output, .. } = *self.workspace;
         let max_rows = input.size.max_sequences;
         let sequences = Rows { num_rows: input.num_sequences(), max_rows, places: Address::NONE };
@@ -288,21 +290,28 @@ impl Plan<'_> {
                 hidden_size: self.readout.width as i32,
                 pooling: self.readout.pooling.into(),
             };
-            return vec![pool.launch(self.dtype, max_rows)];
+            return Ok(vec![pool.launch(self.weights.dtype, max_rows)]);
         };
         // Where a sequence starts is where its first token is.
         let first_tokens = Rows { places: input.word(input.cu_seqlens()), ..sequences };
         let mut from = (first_tokens, hidden_states);
         let mut launches = Vec::new();
         for (layer, to) in others.iter().zip(head.into_iter().cycle()) {
-            launches.push(self.linear(layer, from.0, from.1, To::Rows(to)));
+            launches.push(self.linear(device, layer, from.0, from.1, To::Rows(to))?);
             from = (sequences, to);
         }
-        launches.push(self.linear(last, from.0, from.1, To::Logits(output)));
-        launches
+        launches.push(self.linear(device, last, from.0, from.1, To::Logits(output))?);
+        Ok(launches)
     }
 
-    fn linear(&self, weights: &weights::Linear, rows: Rows, from: Address, to: To) -> Launch {
+    fn linear(
+        &self,
+        device: &D,
+        weights: &weights::Linear,
+        rows: Rows,
+        from: Address,
+        to: To,
+    ) -> Result<Launch, EngineError> {
         let (output, residual, logits) = match to {
             To::Rows(output) => (output, Address::NONE, Address::NONE),
             To::Added(output) => (output, output, Address::NONE),
@@ -322,8 +331,7 @@ impl Plan<'_> {
             out_features: weights.out_features as i32,
             activation: weights.activation,
         };
-        let tile = Tile::choose(rows.max_rows, weights.out_stride as u32, self.num_multiprocessors);
-        linear.launch(self.dtype, tile, rows.max_rows)
+        linear.choose_launch(device, self.weights.dtype, rows.max_rows).map_err(failed)
     }
 
     fn attention(&self, input: Input, layer: &weights::Layer) -> Result<Launch, EngineError> {
@@ -342,7 +350,9 @@ impl Plan<'_> {
         };
         let (num_heads, max_blocks) = (num_heads as u32, input.size.max_blocks());
         padded_head_dim(head_dim as u32)
-            .and_then(|head_dim| attention.launch(self.dtype, head_dim, num_heads, max_blocks))
+            .and_then(|head_dim| {
+                attention.launch(self.weights.dtype, head_dim, num_heads, max_blocks)
+            })
             .ok_or_else(|| EngineError::Unsupported {
                 reason: format!("heads of {head_dim} elements; there are kernels for up to 128"),
             })

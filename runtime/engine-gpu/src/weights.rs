@@ -17,7 +17,8 @@ const STAGING_BYTES: usize = 16 << 20;
 
 /// Where the weights of an encoder are.
 #[derive(Debug)]
-pub(crate) struct Weights {
+pub(crate) struct Weights<D> {
+    pub(crate) dtype: Dtype,
     pub(crate) word: Address,
     pub(crate) position: Address,
     /// [`Address::NONE`] without a table of types.
@@ -28,6 +29,8 @@ pub(crate) struct Weights {
     pub(crate) position_bias: Address,
     pub(crate) layers: Vec<Layer>,
     pub(crate) head: Vec<Linear>,
+    /// Whose memory they are in.
+    _device: D,
 }
 
 /// Of one block of the encoder.
@@ -52,10 +55,11 @@ pub(crate) struct Linear {
     pub(crate) activation: kernel::Activation,
 }
 
-impl Weights {
-    /// Copies `source` to `device`, as numbers of `dtype`, part by part as they arrive.
-    pub(crate) fn load<D: Device>(
-        device: &mut D,
+impl<D: Device> Weights<D> {
+    /// Copies `source` to `device`, as numbers of `dtype`, part by part as they arrive, and waits until all
+    /// is there.
+    pub(crate) fn load(
+        mut device: D,
         description: &Description,
         layout: &Layout,
         source: &dyn Source,
@@ -63,44 +67,58 @@ impl Weights {
     ) -> Result<Self, EngineError> {
         wait(source, layout.end_of_embeddings())?;
         let bytes = source.as_ref();
+        // Freed when all is unpacked.
+        let mut staging_device = device.another().map_err(failed)?;
         let staging_bytes = STAGING_BYTES.max(max_panel_bytes(layout));
-        let staging = device.allocate(staging_bytes).map_err(failed)?;
-        let scales = device.allocate(max_rows(layout) * size_of::<f32>()).map_err(failed)?;
-        let mut loader =
-            Loader { device, description, bytes, staging, staging_bytes, scales, dtype };
-        let bias = layout.position_bias(description, bytes, layout.position.num_rows);
-        let mut weights = Self {
-            word: loader.table(&layout.word)?,
-            position: loader.table(&layout.position)?,
-            token_type: match &layout.token_type {
-                Some(table) => loader.table(table)?,
-                None => Address::NONE,
-            },
-            embedding_norm: loader.norm(
-                &layout.embedding_norm,
-                layout.word.stride,
-                description.embedding_size,
-            )?,
-            projection: layout
-                .projection
-                .as_ref()
-                .map(|linear| loader.linear(linear))
-                .transpose()?,
-            position_bias: match bias.is_empty() {
-                true => Address::NONE,
-                false => loader.place(bytemuck::cast_slice(&bias))?,
-            },
-            layers: Vec::new(),
-            head: Vec::new(),
+        let staging = staging_device.allocate(staging_bytes).map_err(failed)?;
+        let scales_bytes = max_rows(layout) * size_of::<f32>();
+        let scales = staging_device.allocate(scales_bytes).map_err(failed)?;
+        let mut loader = Loader {
+            device: &mut device,
+            description,
+            bytes,
+            staging,
+            staging_bytes,
+            scales,
+            dtype,
         };
+        let bias = layout.position_bias(description, bytes, layout.position.num_rows);
+        let word = loader.table(&layout.word)?;
+        let position = loader.table(&layout.position)?;
+        let token_type = match &layout.token_type {
+            Some(table) => loader.table(table)?,
+            None => Address::NONE,
+        };
+        let stride = layout.word.stride;
+        let embedding_norm =
+            loader.norm(&layout.embedding_norm, stride, description.embedding_size)?;
+        let projection = layout.projection.as_ref().map(|linear| loader.linear(linear));
+        let projection = projection.transpose()?;
+        let position_bias = match bias.is_empty() {
+            true => Address::NONE,
+            false => loader.place(bytemuck::cast_slice(&bias))?,
+        };
+        let mut layers = Vec::with_capacity(layout.layers.len());
         for (index, layer) in layout.layers.iter().enumerate() {
             wait(source, layout.end_of_layer(index))?;
-            weights.layers.push(loader.layer(layer)?);
+            layers.push(loader.layer(layer)?);
         }
         wait(source, layout.end_of_head())?;
         let head = layout.head.iter().map(|linear| loader.linear(linear));
-        weights.head = head.collect::<Result<_, _>>()?;
-        Ok(weights)
+        let head = head.collect::<Result<_, _>>()?;
+        device.read(word, &mut [0]).map_err(failed)?;
+        Ok(Self {
+            dtype,
+            word,
+            position,
+            token_type,
+            embedding_norm,
+            projection,
+            position_bias,
+            layers,
+            head,
+            _device: device,
+        })
     }
 }
 

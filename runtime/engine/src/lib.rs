@@ -39,4 +39,13 @@ pub trait Engine: Send + 'static {
     /// [`EngineError::Backend`] if the library or device below fails, [`EngineError::Lost`] if for good;
     /// [`EngineError::ShapeMismatch`] if the model gives something other than one row a sequence.
     fn forward(&mut self, batch: &Batch) -> Result<Output, EngineError>;
+
+    /// Another engine of the same model, which runs a batch while this one runs another; none if nothing
+    /// is gained by that.
+    fn another(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! text ──> Queue ──> Tokenizer ──> Queue ──> Batch ──> Engine::forward ──> row ──> answer
-//!                   (a thread a core)       (one thread)
+//!                   (a thread a core)    (a thread an engine)
 //! ```
 //!
 //! # Invariants

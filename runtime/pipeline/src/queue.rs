@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -31,8 +32,8 @@ pub struct BatchLimits {
     pub max_batch_tokens: usize,
     /// Most texts in one forward pass.
     pub max_batch_requests: usize,
-    /// Longest that a tokenized text waits, while the engine is free, for those still being
-    /// tokenized.
+    /// Longest that a tokenized text waits, while an engine is free, for those still being tokenized,
+    /// or, where two engines run batches of one model, for the other one to be done.
     pub max_queue_wait: Duration,
     /// Most texts that wait for a forward pass.
     pub max_queue_requests: usize,
@@ -75,7 +76,7 @@ impl Reply {
 /// Texts on their way to the engine, in the order in which they came.
 ///
 /// ```text
-/// submit ──> texts ──> tokenizing ──> ready ──> next_batch
+/// submit ──> texts ──> tokenizing ──> ready ──> next_batch ──> ran
 ///   └─────────────────────────────────^
 /// ```
 ///
@@ -86,7 +87,8 @@ pub(crate) struct Queue {
     limits: BatchLimits,
     num_tokenizers: usize,
     text_came: Condvar,
-    engine_due: Condvar,
+    /// Of each engine.
+    engine_due: Vec<Condvar>,
 }
 
 #[derive(Debug, Default)]
@@ -101,20 +103,24 @@ struct State {
     unread_bytes: usize,
     /// Tokenizers that do not wait, or have been told not to.
     awake_tokenizers: usize,
-    engine: EngineThread,
+    engines: Vec<EngineThread>,
+    /// When the first engine began to run, while any does.
+    busy_since: Option<Instant>,
     closed: bool,
 }
 
-/// What the thread that runs the engine waits for.
+/// What the thread of an engine does.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum EngineThread {
-    /// Nothing, or it has been told to go on.
+    /// It looks for a batch, or has been told to.
     #[default]
     Awake,
-    /// A text that is ready.
+    /// It waits for a text that is ready.
     Idle,
-    /// More texts for the batch.
+    /// It waits for more texts for the batch.
     Gathers,
+    /// It runs a batch.
+    Runs,
 }
 
 /// A text that no tokenizer has taken.
@@ -190,23 +196,37 @@ impl State {
         self.closed && self.num_waiting() == 0
     }
 
-    /// Whether texts are on their way that could join those that are ready.
+    /// Whether more texts could join those that are ready: such as are on their way, or will come while
+    /// an engine runs.
     fn has_company(&self) -> bool {
-        !self.texts.is_empty() || !self.tokenizing.is_empty()
+        let runs = |engine: &EngineThread| *engine == EngineThread::Runs;
+        !self.texts.is_empty() || !self.tokenizing.is_empty() || self.engines.iter().any(runs)
     }
 
-    /// Tells the engine's thread to go on if it waits for what is there now; the caller is to
-    /// notify it.
-    fn call_engine(&mut self, limits: &BatchLimits) -> bool {
-        let is_due = match self.engine {
-            EngineThread::Awake => false,
+    /// Tells an engine to go on if it waits for what is there now; the caller is to notify it.
+    fn call_engine(&mut self, limits: &BatchLimits) -> Option<usize> {
+        let is_due = |engine: &EngineThread| match engine {
+            EngineThread::Awake | EngineThread::Runs => false,
             EngineThread::Idle => !self.ready.is_empty() || self.is_drained(),
             EngineThread::Gathers => !self.has_company() || self.fitting(limits).1,
         };
-        if is_due {
-            self.engine = EngineThread::Awake;
+        let due = self.engines.iter().position(is_due)?;
+        self.engines[due] = EngineThread::Awake;
+        Some(due)
+    }
+
+    /// Notes what an engine does now, and when any of them runs.
+    fn set_engine(&mut self, index: usize, does: EngineThread) {
+        self.engines[index] = does;
+        match self.engines.contains(&EngineThread::Runs) {
+            true => _ = self.busy_since.get_or_insert_with(Instant::now),
+            false => {
+                if let Some(since) = self.busy_since.take() {
+                    let busy = since.elapsed().as_secs_f64();
+                    METRICS.inference_busy_seconds.with([]).observe(busy);
+                }
+            }
         }
-        is_due
     }
 
     /// How many of those that are ready make the next batch, and whether more would not fit.
@@ -227,16 +247,18 @@ impl State {
 }
 
 impl Queue {
-    /// `num_tokenizers` threads will ask for texts, and one for batches.
-    pub(crate) fn new(limits: BatchLimits, num_tokenizers: usize) -> Self {
-        let state = State { awake_tokenizers: num_tokenizers, ..State::default() };
+    /// `num_tokenizers` threads will ask for texts, and `num_engines` for batches.
+    pub(crate) fn new(limits: BatchLimits, num_tokenizers: usize, num_engines: usize) -> Self {
+        let engines = vec![EngineThread::default(); num_engines];
+        let state = State { awake_tokenizers: num_tokenizers, engines, ..State::default() };
         METRICS.queue_length.with([]).add(0.0);
+        METRICS.inference_max_batch_tokens.with([]).set(limits.max_batch_tokens as f64);
         Self {
             state: Mutex::new(state),
             limits,
             num_tokenizers,
             text_came: Condvar::new(),
-            engine_due: Condvar::new(),
+            engine_due: iter::repeat_with(Condvar::new).take(num_engines).collect(),
         }
     }
 
@@ -278,15 +300,13 @@ impl Queue {
         let wanted = state.texts.len().min(1 + state.unread_bytes / BYTES_PER_TOKENIZER);
         let wake = wanted.min(self.num_tokenizers).saturating_sub(state.awake_tokenizers);
         state.awake_tokenizers += wake;
-        let wake_engine = state.call_engine(&self.limits);
+        let due = state.call_engine(&self.limits);
         state.publish();
         drop(state);
         for _ in 0..wake {
             self.text_came.notify_one();
         }
-        if wake_engine {
-            self.engine_due.notify_one();
-        }
+        self.wake(due);
         Ok(tickets)
     }
 
@@ -296,12 +316,10 @@ impl Queue {
         state.unread_bytes -= text.as_ref().map_or(0, |waiting| waiting.text.len());
         let ready = state.ready.remove(&id);
         state.tokenizing.remove(&id);
-        let wake = state.call_engine(&self.limits);
+        let due = state.call_engine(&self.limits);
         state.publish();
         drop(state);
-        if wake {
-            self.engine_due.notify_one();
-        }
+        self.wake(due);
         // What they hold is freed behind the lock.
         drop((text, ready));
     }
@@ -339,33 +357,40 @@ impl Queue {
             Ok(_) => None,
             Err(error) => Some((error, reply)),
         };
-        let wake = state.call_engine(&self.limits);
+        let due = state.call_engine(&self.limits);
         state.publish();
         drop(state);
-        if wake {
-            self.engine_due.notify_one();
-        }
+        self.wake(due);
         if let Some((error, reply)) = error {
             reply.send(Err(error));
         }
     }
 
-    /// The next batch, for the one thread that runs the engine and is free to; `None` when the
-    /// queue is closed and empty.
+    /// Wakes an engine that was told to go on.
+    fn wake(&self, due: Option<usize>) {
+        if let Some(engine_due) = due.and_then(|engine| self.engine_due.get(engine)) {
+            engine_due.notify_one();
+        }
+    }
+
+    /// The next batch, for the thread of engine number `engine`; `None` when the queue is closed and
+    /// empty.
     ///
-    /// What is ready goes at once, unless texts are on their way through a tokenizer that fit the
-    /// batch: for these the first one waits up to `max_queue_wait`.
-    pub(crate) fn next_batch(&self) -> Option<Vec<Ready>> {
+    /// What is ready goes at once, unless texts that fit the batch are on their way through a tokenizer,
+    /// or may come while another engine runs: for these the first one waits up to `max_queue_wait`.
+    pub(crate) fn next_batch(&self, engine: usize) -> Option<Vec<Ready>> {
+        let engine_due = &self.engine_due[engine];
         let mut state = self.lock();
+        state.set_engine(engine, EngineThread::Awake);
         loop {
             let (count, full) = state.fitting(&self.limits);
             let Some(first) = state.ready.values().next() else {
                 if state.is_drained() {
                     return None;
                 }
-                state.engine = EngineThread::Idle;
-                state = self.engine_due.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.engine = EngineThread::Awake;
+                state.engines[engine] = EngineThread::Idle;
+                state = engine_due.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.engines[engine] = EngineThread::Awake;
                 continue;
             };
             let waited = first.since.elapsed();
@@ -373,14 +398,28 @@ impl Queue {
                 let batch = (0..count).filter_map(|_| state.ready.pop_first());
                 let batch = batch.map(|(_, ready)| ready).collect();
                 state.publish();
+                state.set_engine(engine, EngineThread::Runs);
+                // Another one may gather what is left.
+                let due = state.call_engine(&self.limits);
+                drop(state);
+                self.wake(due);
                 return Some(batch);
             }
-            state.engine = EngineThread::Gathers;
+            state.engines[engine] = EngineThread::Gathers;
             let rest = self.limits.max_queue_wait - waited;
-            let woken = self.engine_due.wait_timeout(state, rest);
+            let woken = engine_due.wait_timeout(state, rest);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
-            state.engine = EngineThread::Awake;
+            state.engines[engine] = EngineThread::Awake;
         }
+    }
+
+    /// Engine number `engine` has run its batch, though not everybody has an answer yet.
+    pub(crate) fn ran(&self, engine: usize) {
+        let mut state = self.lock();
+        state.set_engine(engine, EngineThread::Awake);
+        let due = state.call_engine(&self.limits);
+        drop(state);
+        self.wake(due);
     }
 
     /// Texts that have a place.
@@ -404,7 +443,7 @@ impl Queue {
         state.closed = true;
         drop(state);
         self.text_came.notify_all();
-        self.engine_due.notify_all();
+        self.engine_due.iter().for_each(Condvar::notify_all);
     }
 }
 
@@ -422,7 +461,7 @@ mod tests {
     };
 
     fn queue(limits: BatchLimits) -> Arc<Queue> {
-        Arc::new(Queue::new(limits, 1))
+        Arc::new(Queue::new(limits, 1, 1))
     }
 
     fn texts(count: usize) -> Vec<Input> {
@@ -465,7 +504,7 @@ mod tests {
             let expected: Vec<u32> = (0..count as u32).filter(|&id| id as usize != gone).collect();
             let mut seen = Vec::new();
             while seen.len() < expected.len() {
-                let batch = queue.next_batch().unwrap();
+                let batch = queue.next_batch(0).unwrap();
                 let num_tokens: usize =
                     batch.iter().map(|ready| ready.encoding.input_ids.len()).sum();
                 assert!(batch.len() <= limits.max_batch_requests);
@@ -501,7 +540,7 @@ mod tests {
         let queue = queue(BatchLimits { max_queue_requests: 1, ..LIMITS });
         let _running = queue.submit(texts(1)).unwrap();
         tokenize(&queue, 1);
-        queue.next_batch().unwrap();
+        queue.next_batch(0).unwrap();
         queue.submit(texts(1)).unwrap();
     }
 
@@ -510,7 +549,7 @@ mod tests {
         let queue = queue(LIMITS);
         let _ticket = queue.submit(texts(1)).unwrap();
         tokenize(&queue, 1);
-        assert_eq!(ids(&queue.next_batch().unwrap()), [0]);
+        assert_eq!(ids(&queue.next_batch(0).unwrap()), [0]);
     }
 
     #[test]
@@ -523,7 +562,7 @@ mod tests {
         inputs.push(Input::Tokens(tokens(8), Duration::ZERO));
         let _tickets = queue.submit(inputs).unwrap();
         let engine = queue.clone();
-        let batch = thread::spawn(move || ids(&engine.next_batch().unwrap()));
+        let batch = thread::spawn(move || ids(&engine.next_batch(0).unwrap()));
         tokenize(&queue, 1);
         assert_eq!(batch.join().unwrap(), [7, 1, 8], "the text, too, was waited for");
     }
@@ -535,7 +574,7 @@ mod tests {
         tokenize(&queue, 1);
         let (sender, batches) = mpsc::channel();
         let engine = queue.clone();
-        thread::spawn(move || sender.send(ids(&engine.next_batch().unwrap())).unwrap());
+        thread::spawn(move || sender.send(ids(&engine.next_batch(0).unwrap())).unwrap());
         tokenize(&queue, 1);
         assert!(batches.recv_timeout(Duration::from_millis(50)).is_err(), "one is still missing");
         tokenize(&queue, 1);
@@ -549,7 +588,7 @@ mod tests {
             let _tickets = queue.submit(texts(2)).unwrap();
             tokenize(&queue, 1);
             let started = Instant::now();
-            assert_eq!(ids(&queue.next_batch().unwrap()), [0]);
+            assert_eq!(ids(&queue.next_batch(0).unwrap()), [0]);
             assert!(started.elapsed() >= max_queue_wait / 2);
         }
     }
@@ -559,10 +598,48 @@ mod tests {
         let queue = queue(LIMITS);
         let _tickets = queue.submit(texts(5)).unwrap();
         (0..4).for_each(|_| tokenize(&queue, 1));
-        assert_eq!(ids(&queue.next_batch().unwrap()), [0, 1, 2, 3]);
+        assert_eq!(ids(&queue.next_batch(0).unwrap()), [0, 1, 2, 3]);
         let _tickets = queue.submit(texts(2)).unwrap();
         tokenize(&queue, 16);
-        assert_eq!(ids(&queue.next_batch().unwrap()), [4]);
+        assert_eq!(ids(&queue.next_batch(0).unwrap()), [4]);
+    }
+
+    #[test]
+    fn beside_another_engine_a_batch_waits_until_that_is_done_or_it_is_full() {
+        for is_filled in [false, true] {
+            let queue = Arc::new(Queue::new(LIMITS, 1, 2));
+            let mut tickets = queue.submit(texts(1)).unwrap();
+            tokenize(&queue, 1);
+            assert_eq!(ids(&queue.next_batch(0).unwrap()), [0]);
+            let (sender, batches) = mpsc::channel();
+            let engine = queue.clone();
+            thread::spawn(move || sender.send(ids(&engine.next_batch(1).unwrap())).unwrap());
+            tickets.extend(queue.submit(texts(1)).unwrap());
+            tokenize(&queue, 1);
+            assert!(batches.recv_timeout(Duration::from_millis(50)).is_err(), "more may come");
+            if is_filled {
+                tickets.extend(queue.submit(texts(3)).unwrap());
+                (0..3).for_each(|_| tokenize(&queue, 1));
+            } else {
+                queue.ran(0);
+            }
+            let expected: &[u32] = if is_filled { &[1, 2, 3, 4] } else { &[1] };
+            assert_eq!(batches.recv_timeout(Duration::from_secs(30)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_closed_queue_ends_all_engines() {
+        let queue = Arc::new(Queue::new(LIMITS, 1, 2));
+        let _tickets = queue.submit(texts(1)).unwrap();
+        let (first, second) = (queue.clone(), queue.clone());
+        let ends = [
+            thread::spawn(move || iter::from_fn(|| first.next_batch(0)).count()),
+            thread::spawn(move || iter::from_fn(|| second.next_batch(1)).count()),
+        ];
+        queue.close();
+        tokenize(&queue, 1);
+        assert_eq!(ends.map(|engine| engine.join().unwrap()).iter().sum::<usize>(), 1);
     }
 
     #[test]
@@ -572,7 +649,7 @@ mod tests {
         tokenize(&queue, 1);
         let failed = queue.next_text().unwrap();
         let engine = queue.clone();
-        let batch = thread::spawn(move || ids(&engine.next_batch().unwrap()));
+        let batch = thread::spawn(move || ids(&engine.next_batch(0).unwrap()));
         queue.tokenized(failed, Err(PipelineError::Stopped));
         assert_eq!(batch.join().unwrap(), [0]);
     }
@@ -586,8 +663,8 @@ mod tests {
         queue.close();
         tokenize(&queue, 1);
         assert!(queue.next_text().is_none());
-        assert_eq!(queue.next_batch().unwrap().len(), 2);
-        let ends = thread::spawn(move || engine.next_batch().is_none());
+        assert_eq!(queue.next_batch(0).unwrap().len(), 2);
+        let ends = thread::spawn(move || engine.next_batch(0).is_none());
         drop(tickets);
         assert!(ends.join().unwrap());
     }

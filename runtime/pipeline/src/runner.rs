@@ -1,7 +1,8 @@
-//! The threads between a text and its row: tokenizers, and one that runs the engine.
+//! The threads between a text and its row: tokenizers, and one for each engine.
 
 use std::{
     any::Any,
+    iter,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
     thread,
@@ -85,7 +86,9 @@ impl Runner {
         check_finite(output.row(0), &info)?;
         drop(stage);
 
-        let queue = Arc::new(Queue::new(batch_limits, num_tokenizers()));
+        let another = engine.another();
+        let engines: Vec<_> = iter::once(engine).chain(another).collect();
+        let queue = Arc::new(Queue::new(batch_limits, num_tokenizers(), engines.len()));
         // Before the threads: they end with it, whatever happens next.
         let model = Model {
             info,
@@ -95,7 +98,7 @@ impl Runner {
             batches: Arc::default(),
             lost: Arc::default(),
         };
-        model.spawn(engine).map_err(PipelineError::Thread)?;
+        model.spawn(engines).map_err(PipelineError::Thread)?;
         Ok(Self { model: Arc::new(model) })
     }
 
@@ -195,18 +198,19 @@ impl Model {
         texts.into_iter().map(read).collect()
     }
 
-    fn spawn(&self, engine: impl Engine) -> std::io::Result<()> {
+    fn spawn(&self, engines: Vec<impl Engine>) -> std::io::Result<()> {
         for index in 0..num_tokenizers() {
             let (queue, tokenizer) = (self.queue.clone(), self.tokenizer.clone());
             thread::Builder::new()
                 .name(format!("tokenizer-{index}"))
                 .spawn(move || tokenize(&queue, &tokenizer))?;
         }
-        let (queue, batches) = (self.queue.clone(), self.batches.clone());
-        let (info, lost) = (self.info.clone(), self.lost.clone());
-        thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(move || run_batches(&queue, engine, &batches, &info, &lost))?;
+        for (index, engine) in engines.into_iter().enumerate() {
+            let (queue, batches) = (self.queue.clone(), self.batches.clone());
+            let (model, lost) = (self.info.clone(), self.lost.clone());
+            let mut engine = EngineThread { index, engine, queue, batches, model, lost };
+            thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run_batches())?;
+        }
         Ok(())
     }
 }
@@ -221,80 +225,80 @@ fn tokenize(queue: &Queue, tokenizer: &Tokenizer) {
     }
 }
 
-/// Runs batches until the queue is closed and empty, or the engine is lost: then all are refused.
-fn run_batches(
-    queue: &Queue,
-    mut engine: impl Engine,
-    batches: &Batches,
-    model: &ModelInfo,
-    lost: &Lost,
-) {
-    while let Some(batch) = queue.next_batch() {
-        match lost.get() {
-            Some(error) => refuse(batch, model, || PipelineError::Lost(error.clone())),
-            None => run(&mut engine, batch, batches, model, lost),
-        }
-    }
+/// An engine, and all that the thread which runs it needs.
+struct EngineThread<E> {
+    index: usize,
+    engine: E,
+    queue: Arc<Queue>,
+    batches: Arc<Batches>,
+    model: ModelInfo,
+    lost: Arc<Lost>,
 }
 
-fn refuse(texts: Vec<Ready>, model: &ModelInfo, error: impl Fn() -> PipelineError) {
-    for text in texts {
-        METRICS.predictions_total.with([&model.name, "error"]).add(1);
-        text.reply.send(Err(error()));
-    }
-}
-
-/// One forward pass for those who still wait. If it fails, each gets one by itself, so that who made
-/// it fail is alone with the error.
-fn run(
-    engine: &mut impl Engine,
-    mut texts: Vec<Ready>,
-    batches: &Batches,
-    model: &ModelInfo,
-    lost: &Lost,
-) {
-    texts.retain(|text| !text.reply.is_closed());
-    if texts.is_empty() {
-        return;
-    }
-    let mut batch = Batch::new();
-    for Ready { encoding, .. } in &texts {
-        batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
-    }
-    let started = Instant::now();
-    let outcome = forward(engine, &batch);
-    let forward = started.elapsed();
-    let span = Forward {
-        model: &model.name,
-        version: &model.version,
-        batch_size: batch.batch_size(),
-        num_tokens: batch.num_tokens(),
-        started,
-        duration: forward,
-        failed: outcome.is_err(),
-    };
-    let span = trace::batch(span, texts.iter().filter_map(|text| text.reply.trace));
-    match outcome {
-        Ok(output) => {
-            batches.ran(batch.batch_size(), batch.num_tokens(), forward);
-            METRICS.inference_forward_seconds.with([]).observe(forward.as_secs_f64());
-            METRICS.inference_batch_requests.with([]).observe(batch.batch_size() as f64);
-            METRICS.inference_batch_tokens.with([]).observe(batch.num_tokens() as f64);
-            let pass = Pass { model, started, forward, batch_size: batch.batch_size(), span };
-            for (index, text) in texts.into_iter().enumerate() {
-                answer(text, output.row(index), &pass);
+impl<E: Engine> EngineThread<E> {
+    /// Runs batches until the queue is closed and empty, or the engine is lost: then all are refused.
+    fn run_batches(&mut self) {
+        while let Some(batch) = self.queue.next_batch(self.index) {
+            match self.lost.get() {
+                Some(error) => self.refuse(batch, || PipelineError::Lost(error.clone())),
+                None => self.run(batch),
             }
         }
-        Err(error @ EngineError::Lost { .. }) => {
-            let error = lost.get_or_init(|| Arc::new(error));
-            refuse(texts, model, || PipelineError::Lost(error.clone()));
+    }
+
+    fn refuse(&self, texts: Vec<Ready>, error: impl Fn() -> PipelineError) {
+        for text in texts {
+            METRICS.predictions_total.with([&self.model.name, "error"]).add(1);
+            text.reply.send(Err(error()));
         }
-        Err(_) if texts.len() > 1 => {
-            texts.into_iter().for_each(|text| run(engine, vec![text], batches, model, lost));
+    }
+
+    /// One forward pass for those who still wait. If it fails, each gets one by itself, so that who made
+    /// it fail is alone with the error.
+    fn run(&mut self, mut texts: Vec<Ready>) {
+        texts.retain(|text| !text.reply.is_closed());
+        if texts.is_empty() {
+            return;
         }
-        Err(error) => {
-            let error = Arc::new(error);
-            refuse(texts, model, || PipelineError::Engine(error.clone()));
+        let mut batch = Batch::new();
+        for Ready { encoding, .. } in &texts {
+            batch.push_segments(&encoding.input_ids, &encoding.token_type_ids);
+        }
+        let started = Instant::now();
+        let outcome = forward(&mut self.engine, &batch);
+        let forward = started.elapsed();
+        self.queue.ran(self.index);
+        let model = &self.model;
+        let span = Forward {
+            model: &model.name,
+            version: &model.version,
+            batch_size: batch.batch_size(),
+            num_tokens: batch.num_tokens(),
+            started,
+            duration: forward,
+            failed: outcome.is_err(),
+        };
+        let span = trace::batch(span, texts.iter().filter_map(|text| text.reply.trace));
+        match outcome {
+            Ok(output) => {
+                self.batches.ran(batch.batch_size(), batch.num_tokens(), forward);
+                METRICS.inference_forward_seconds.with([]).observe(forward.as_secs_f64());
+                METRICS.inference_batch_requests.with([]).observe(batch.batch_size() as f64);
+                METRICS.inference_batch_tokens.with([]).observe(batch.num_tokens() as f64);
+                let pass = Pass { model, started, forward, batch_size: batch.batch_size(), span };
+                for (index, text) in texts.into_iter().enumerate() {
+                    answer(text, output.row(index), &pass);
+                }
+            }
+            Err(error @ EngineError::Lost { .. }) => {
+                let error = self.lost.get_or_init(|| Arc::new(error));
+                self.refuse(texts, || PipelineError::Lost(error.clone()));
+            }
+            Err(_) if texts.len() > 1 => texts.into_iter().for_each(|text| self.run(vec![text])),
+            Err(error) => {
+                let error = Arc::new(error);
+                self.refuse(texts, || PipelineError::Engine(error.clone()));
+            }
         }
     }
 }
@@ -375,7 +379,7 @@ fn check_finite(row: &[f32], model: &ModelInfo) -> Result<(), PipelineError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Mutex, mpsc};
 
     use super::*;
     use crate::tokenize::tests::tokenizer;
@@ -389,9 +393,10 @@ mod tests {
 
     /// Gives each sequence the sum of its ids; says how many it was given, and waits for leave to go
     /// on. Some ids make it fail.
+    #[derive(Clone)]
     struct Gated {
         seen: mpsc::Sender<usize>,
-        leave: mpsc::Receiver<()>,
+        leave: Arc<Mutex<mpsc::Receiver<()>>>,
     }
 
     const PANICS: u32 = 5;
@@ -403,7 +408,7 @@ mod tests {
     impl Engine for Gated {
         fn forward(&mut self, batch: &Batch) -> Result<Output, EngineError> {
             self.seen.send(batch.batch_size()).unwrap();
-            self.leave.recv().unwrap();
+            self.leave.lock().unwrap().recv().unwrap();
             assert!(!batch.input_ids().contains(&PANICS), "unlucky");
             if batch.input_ids().windows(2).any(|pair| pair == LOSES) {
                 let source = "fell off the bus".into();
@@ -429,6 +434,10 @@ mod tests {
     }
 
     fn rig(limits: BatchLimits) -> Rig {
+        rig_of(1, limits)
+    }
+
+    fn rig_of(num_engines: usize, limits: BatchLimits) -> Rig {
         let (saw, seen) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel();
         let info = ModelInfo {
@@ -438,7 +447,7 @@ mod tests {
             max_input_tokens: 16,
         };
         let tokenizer = Arc::new(tokenizer(16, Truncation::Right));
-        let queue = Arc::new(Queue::new(limits, num_tokenizers()));
+        let queue = Arc::new(Queue::new(limits, num_tokenizers(), num_engines));
         let model = Model {
             info,
             width: 1,
@@ -447,7 +456,8 @@ mod tests {
             batches: Arc::default(),
             lost: Arc::default(),
         };
-        model.spawn(Gated { seen: saw, leave: may_leave }).unwrap();
+        let engine = Gated { seen: saw, leave: Arc::new(Mutex::new(may_leave)) };
+        model.spawn(vec![engine; num_engines]).unwrap();
         Rig { runner: Runner { model: Arc::new(model) }, seen, leave }
     }
 
@@ -513,6 +523,20 @@ mod tests {
         // It is not asked again.
         assert!(matches!(rig.ask("a").await.unwrap(), Err(PipelineError::Lost(_))));
         assert_eq!(rig.seen.try_iter().collect::<Vec<_>>(), [3]);
+    }
+
+    #[tokio::test]
+    async fn a_full_batch_runs_beside_another_one() {
+        let max_queue_wait = Duration::from_secs(60);
+        let rig = rig_of(2, BatchLimits { max_batch_requests: 2, max_queue_wait, ..LIMITS });
+        let held = rig.hold().await;
+        let asked = ["a", "b"].map(|text| rig.ask(text));
+        until(|| rig.seen.try_recv() == Ok(2)).await;
+        (0..2).for_each(|_| rig.leave.send(()).unwrap());
+        assert_eq!(held.await.unwrap().unwrap(), [6.0]);
+        for (asked, expected) in asked.into_iter().zip([6.0, 7.0]) {
+            assert_eq!(asked.await.unwrap().unwrap(), [expected]);
+        }
     }
 
     #[tokio::test]

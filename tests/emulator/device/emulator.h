@@ -6,7 +6,7 @@
 // copy is made at once, or as late as the kernel allows, by chance.
 //
 // Not known here: how fast anything is, but for conflicts of banks; what a warp does after its lanes
-// have parted; anything of sm_90 but what sm_80 knows.
+// have parted. What sm_90a knows is in sm90.h.
 #pragma once
 #include <cmath>
 #include <cstdint>

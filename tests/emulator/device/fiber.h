@@ -14,28 +14,6 @@ namespace emulator {
 // Saves where the caller is in `*from`, and goes on where `to` was saved. `swapcontext` would also ask
 // the system for the signal mask, which takes ten times longer than all the rest.
 extern "C" void emulator_switch(void** from, void* to);
-asm(R"(
-.text
-.globl emulator_switch
-.type emulator_switch, @function
-emulator_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-.size emulator_switch, . - emulator_switch
-)");
 #endif
 
 class Fiber {

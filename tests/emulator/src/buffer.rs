@@ -10,18 +10,20 @@ const ALIGNMENT: usize = 16;
 /// Memory as a kernel gets it: ones in every bit, which is not a number. Behind its end nothing may be
 /// touched: who does is killed by the system.
 #[derive(Debug)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     mapping: *mut c_void,
     mapping_len: usize,
     first: *mut c_void,
-    pub(crate) len: usize,
+    pub len: usize,
 }
 
 // SAFETY: memory that belongs to this value alone.
 unsafe impl Send for Buffer {}
+// SAFETY: it hands out an address, and no reference.
+unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    pub(crate) fn new(len: usize) -> Self {
+    pub fn new(len: usize) -> Self {
         let num_used = len.next_multiple_of(ALIGNMENT);
         let num_accessible = num_used.next_multiple_of(PAGE);
         let mapping_len = num_accessible + PAGE;
@@ -40,7 +42,7 @@ impl Buffer {
         Self { mapping, mapping_len, first, len }
     }
 
-    pub(crate) fn address(&self) -> Address {
+    pub fn address(&self) -> Address {
         Address(self.first as u64)
     }
 }

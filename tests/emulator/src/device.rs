@@ -1,8 +1,12 @@
-use std::slice;
+use std::{
+    collections::BTreeMap,
+    slice,
+    sync::{Arc, Mutex},
+};
 
 use engine_gpu::{
-    Device, DeviceError,
-    kernel::{Address, Launch},
+    AllocatedBytes, Device, DeviceError,
+    kernel::{Address, Boxes, Launch, TensorMap},
 };
 
 use crate::{buffer::Buffer, run};
@@ -12,10 +16,12 @@ use crate::{buffer::Buffer, run};
 #[derive(Debug, Default)]
 pub struct Emulated {
     memory: Vec<Buffer>,
+    /// Address and length of each buffer, of its own and of all others of the device.
+    places: Arc<Mutex<BTreeMap<u64, usize>>>,
+    allocated: AllocatedBytes,
     variant: &'static str,
     seed: u64,
-    /// How many graphs it starts before it is lost.
-    num_starts_left: Option<u32>,
+    is_old: bool,
 }
 
 impl Emulated {
@@ -23,30 +29,56 @@ impl Emulated {
     /// [`Mutant`](crate::Mutant); and warps in an order that `seed` says.
     #[must_use]
     pub fn new(variant: &'static str, seed: u64) -> Self {
-        Self { variant, seed, ..Self::default() }
+        let mut device = Self::default();
+        (device.variant, device.seed) = (variant, seed);
+        device
     }
 
-    /// One that is lost when it has started so many graphs.
+    /// One without kernels of sm_90a.
     #[must_use]
-    pub fn lost_after(num_starts: u32) -> Self {
-        Self { num_starts_left: Some(num_starts), ..Self::default() }
+    pub fn old() -> Self {
+        let mut device = Self::default();
+        device.is_old = true;
+        device
     }
 
     /// # Panics
     ///
     /// If that is not memory which was allocated.
     fn check(&self, start: Address, num_bytes: usize) {
-        let end = start.behind(num_bytes).0;
-        let holds = |buffer: &Buffer| {
-            let first = buffer.address();
-            first.0 <= start.0 && end <= first.behind(buffer.len).0
+        let places = self.places.lock().expect("no panic");
+        let holds = |(first, len): (&u64, &usize)| {
+            start.behind(num_bytes).0 <= Address(*first).behind(*len).0
         };
-        assert!(self.memory.iter().any(holds), "{num_bytes} bytes at {start:?}");
+        assert!(
+            places.range(..=start.0).next_back().is_some_and(holds),
+            "{num_bytes} bytes at {start:?}"
+        );
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        let mut places = self.places.lock().expect("no panic");
+        for buffer in &self.memory {
+            places.remove(&buffer.address().0);
+        }
     }
 }
 
 impl Device for Emulated {
     type Graph = Vec<Launch>;
+
+    fn another(&self) -> Result<Self, DeviceError> {
+        Ok(Self {
+            memory: Vec::new(),
+            places: self.places.clone(),
+            allocated: AllocatedBytes::default(),
+            variant: self.variant,
+            seed: self.seed,
+            is_old: self.is_old,
+        })
+    }
 
     fn name(&self) -> &str {
         "emulator"
@@ -60,10 +92,24 @@ impl Device for Emulated {
         true
     }
 
+    fn has_sm90(&self) -> bool {
+        !self.is_old
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap, DeviceError> {
+        Ok(tensor_map(boxes))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        1 << 30
+    }
+
     fn allocate(&mut self, num_bytes: usize) -> Result<Address, DeviceError> {
         let buffer = Buffer::new(num_bytes);
         let address = buffer.address();
+        self.places.lock().expect("no panic").insert(address.0, buffer.len);
         self.memory.push(buffer);
+        self.allocated.add(num_bytes);
         Ok(address)
     }
 
@@ -93,9 +139,17 @@ impl Device for Emulated {
     }
 
     fn start(&mut self, graph: &Vec<Launch>) -> Result<(), DeviceError> {
-        if let Some(left) = &mut self.num_starts_left {
-            *left = left.checked_sub(1).ok_or("an emulated fault")?;
-        }
         graph.iter().try_for_each(|launch| self.launch(launch))
     }
+}
+
+/// As the kernels read it in `sm90.h`.
+#[must_use]
+pub fn tensor_map(boxes: &Boxes) -> TensorMap {
+    let Boxes { matrix, num_rows, stride, dtype, box_rows } = *boxes;
+    let stride = u64::from(stride);
+    let row_bytes = stride * dtype.num_bytes() as u64;
+    let mut map = [0; 16];
+    map[..5].copy_from_slice(&[matrix.0, num_rows.into(), stride, row_bytes, box_rows.into()]);
+    TensorMap(map)
 }

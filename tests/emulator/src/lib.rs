@@ -22,30 +22,44 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use engine_gpu::kernel::Launch;
 
 pub use crate::{
-    device::Emulated,
+    buffer::Buffer,
+    device::{Emulated, tensor_map},
     element::Element,
     mutants::{MUTANTS, Mutant},
 };
 
 unsafe extern "C" {
     fn emulator_list();
+    fn emulator_args_size(name: *const c_char) -> usize;
     fn emulator_launch(
         name: *const c_char,
         args: *const c_void,
         args_size: usize,
         grid: *const u32,
         num_threads: u32,
+        dynamic_shared: u32,
         seed: u64,
         conflicts: *mut f64,
     ) -> *const c_char;
 }
 
+/// Bytes of the arguments of a kernel, if there is such a one.
+#[must_use]
+pub fn args_size(kernel: &str) -> Option<usize> {
+    let name = CString::new(kernel).ok()?;
+    // SAFETY: it does nothing.
+    unsafe { emulator_list() };
+    // SAFETY: a text that ends with a zero.
+    let size = unsafe { emulator_args_size(name.as_ptr()) };
+    (size > 0).then_some(size)
+}
+
 /// Runs a kernel of which the name begins with `variant`: nothing, or a [`Mutant`]'s name. Fails with the
 /// reason why it could not be run; or that the rows of a matrix which it reads at once lie in the same banks
 /// of shared memory.
-fn run(variant: &str, launch: &Launch, seed: u64) -> Result<(), String> {
+pub fn run(variant: &str, launch: &Launch, seed: u64) -> Result<(), String> {
     let name = CString::new(format!("{variant}{}", launch.kernel)).expect("a name");
-    let Launch { grid, num_threads, args, .. } = launch;
+    let Launch { grid, num_threads, shared_bytes, args, .. } = launch;
     let mut conflicts = 0.0;
     // SAFETY: it does nothing.
     unsafe { emulator_list() };
@@ -58,6 +72,7 @@ fn run(variant: &str, launch: &Launch, seed: u64) -> Result<(), String> {
             args.len(),
             grid.as_ptr(),
             *num_threads,
+            *shared_bytes,
             seed,
             &raw mut conflicts,
         )

@@ -16,7 +16,7 @@ pub struct Mutant {
 }
 
 /// One of each kind that has been made, or is easily made.
-pub const MUTANTS: [Mutant; 15] = [
+pub const MUTANTS: [Mutant; 23] = [
     Mutant {
         name: "variance of the padding, too: ",
         kernels: "norm",
@@ -80,6 +80,70 @@ pub const MUTANTS: [Mutant; 15] = [
         from: "(chunk ^ turn)",
         to: "(chunk + 0 * turn)",
         seen_as: "conflicts of banks",
+    },
+    Mutant {
+        name: "a slice is given back before it is multiplied: ",
+        kernels: "sm90_linear",
+        file: "sm90_linear.cu",
+        from: "            wait_products<1>();\n",
+        to: "",
+        seen_as: "is off by",
+    },
+    Mutant {
+        name: "sums are taken before they are there: ",
+        kernels: "sm90_linear",
+        file: "sm90_linear.cu",
+        from: "        wait_products<0>();\n",
+        to: "",
+        seen_as: "is off by",
+    },
+    Mutant {
+        name: "all phases are even: ",
+        kernels: "sm90_linear",
+        file: "sm90_linear.cu",
+        from: "full + turn % stages, turn / stages % 2",
+        to: "full + turn % stages, 0",
+        seen_as: "for ever",
+    },
+    Mutant {
+        name: "weights are not waited for: ",
+        kernels: "sm90_linear",
+        file: "sm90_linear.cu",
+        from: "full + place, kBytes)",
+        to: "full + place, kRows * kDepth * 2)",
+        seen_as: "for ever",
+    },
+    Mutant {
+        name: "sums of the tile before: ",
+        kernels: "sm90_linear",
+        file: "sm90_linear.cu",
+        from: "column + k > 0",
+        to: "true",
+        seen_as: "is off by",
+    },
+    Mutant {
+        name: "half a step: ",
+        kernels: "sm90_linear",
+        file: "sm90.cuh",
+        from: "column / 8;",
+        to: "column / 16;",
+        seen_as: "is off by",
+    },
+    Mutant {
+        name: "slices where memory begins: ",
+        kernels: "sm90_linear",
+        file: "sm90.cuh",
+        from: "return shared + (1024",
+        to: "return shared + 0 * (1024",
+        seen_as: "not where a swizzle begins",
+    },
+    Mutant {
+        name: "phases that nobody was told of: ",
+        kernels: "sm90_linear",
+        file: "sm90_linear.cu",
+        from: "        publish_phases();\n",
+        to: "",
+        seen_as: "may not see its phase",
     },
     Mutant {
         name: "no barrier before keys are read: ",

@@ -1,42 +1,18 @@
-//! The GPU engine against ONNX Runtime and the CPU engine. Its kernels run under the emulator; the rest is
-//! what runs on a GPU, but for the driver.
+//! What the GPU engine does besides computing. That it computes what ONNX Runtime and the CPU engine do,
+//! `gpu-check` shows, by an emulated driver.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, thread};
 
 use emulator::{
     Emulated,
-    cases::{self, Case, TEXTS, onnx_of, options},
+    cases::{self, TEXTS, onnx_of, options},
 };
 use engine::{Batch, Engine, Options, Precision};
 use engine_gpu::GpuEngine;
 use weights::{Bundle, Unpacked};
 
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
-fn pass(cases: Vec<Case<Emulated>>) {
-    for case in cases {
-        let outcome = (case.check)(Emulated::default()).map_err(|error| error.to_string());
-        assert_eq!(outcome, Ok(()), "{}", case.name);
-    }
-}
-
-#[test]
-fn every_architecture_agrees_with_onnx_runtime() {
-    let cases = cases::architectures(TESTS);
-    assert!(cases.len() >= 30, "{}", cases.len());
-    pass(cases);
-}
-
-#[test]
-fn the_bundled_classifier_gives_what_it_gives_on_the_cpu() {
-    pass(cases::bundled(TESTS, "predict"));
-}
-
-#[test]
-fn the_bundled_embedder_gives_what_it_gives_on_the_cpu() {
-    pass(cases::bundled(TESTS, "embed"));
-}
 
 /// The bundled classifier, as `precision` packs it.
 fn classifier(precision: Precision) -> GpuEngine<Emulated> {
@@ -51,6 +27,29 @@ fn batch(input_ids: &[u32]) -> Batch {
 }
 
 #[test]
+fn without_kernels_of_sm90_it_gives_the_same() {
+    let case = &cases::bundled(TESTS, "predict")[0];
+    let outcome = (case.check)(Emulated::old()).map_err(|error| error.to_string());
+    assert_eq!(outcome, Ok(()), "{}", case.name);
+}
+
+#[test]
+fn engines_of_a_model_run_beside_each_other() {
+    let mut engine = classifier(Precision::F32);
+    let expected = TEXTS.map(|text| engine.forward(&batch(text)).unwrap());
+    let mut another = engine.another().unwrap();
+    let beside = thread::spawn(move || {
+        let outputs = TEXTS.map(|text| another.forward(&batch(text)).unwrap());
+        (outputs, another)
+    });
+    assert_eq!(TEXTS.map(|text| engine.forward(&batch(text)).unwrap()), expected);
+    drop(engine);
+    let (outputs, mut another) = beside.join().unwrap();
+    assert_eq!(outputs, expected);
+    assert_eq!(another.forward(&batch(TEXTS[0])).unwrap(), expected[0]);
+}
+
+#[test]
 fn what_f16_has_no_room_for_is_run_in_bf16() {
     let packed = engine_cpu::pack(&onnx_of(TESTS, "predict"), Precision::F32).unwrap();
     let model = packed.unpacked();
@@ -61,9 +60,12 @@ fn what_f16_has_no_room_for_is_run_in_bf16() {
     let model = Unpacked { weights: &weights, ..model };
     let options = options(Precision::F32);
     let mut engine = GpuEngine::of_unpacked(Emulated::default(), &model, &options).unwrap();
+    let mut another = engine.another().unwrap();
     let first = engine.forward(&batch(TEXTS[0])).unwrap();
     assert!(first.row(0).iter().all(|logit| logit.is_finite()), "{:?}", first.row(0));
     assert_eq!(engine.forward(&batch(TEXTS[0])).unwrap(), first);
+    // The other one goes along, and the weights before are gone.
+    assert_eq!(another.forward(&batch(TEXTS[0])).unwrap(), first);
 }
 
 #[test]

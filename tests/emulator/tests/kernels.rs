@@ -3,8 +3,9 @@
 use emulator::{
     Emulated,
     cases::{self, Case},
+    check::Form,
 };
-use engine_gpu::kernel::Tile;
+use engine_gpu::kernel::{Tile, WideTile};
 
 fn pass(cases: Vec<Case<Emulated>>) {
     for (seed, case) in (0..).zip(cases) {
@@ -25,17 +26,27 @@ fn embeddings_are_sums_of_rows_normalized() {
 
 #[test]
 fn linear_by_large_tiles() {
-    pass(cases::linear(Tile::Large));
+    pass(cases::linear(Form::Any(Tile::Large)));
 }
 
 #[test]
 fn linear_by_medium_tiles() {
-    pass(cases::linear(Tile::Medium));
+    pass(cases::linear(Form::Any(Tile::Medium)));
 }
 
 #[test]
 fn linear_by_small_tiles() {
-    pass(cases::linear(Tile::Small));
+    pass(cases::linear(Form::Any(Tile::Small)));
+}
+
+#[test]
+fn linear_of_sm90_by_256_columns() {
+    pass(cases::linear(Form::Wide(WideTile::Columns256)));
+}
+
+#[test]
+fn linear_of_sm90_by_192_columns() {
+    pass(cases::linear(Form::Wide(WideTile::Columns192)));
 }
 
 #[test]

@@ -1,8 +1,14 @@
 //! Checks see mistakes: of each kind, one is made on purpose.
 
-use emulator::{Emulated, MUTANTS, Mutant, check};
+use emulator::{
+    Emulated, MUTANTS, Mutant,
+    check::{self, Form},
+};
 use engine::Pooling;
-use engine_gpu::{DeviceError, kernel::Tile};
+use engine_gpu::{
+    DeviceError,
+    kernel::{Tile, WideTile},
+};
 use half::f16;
 
 /// What is checked of a kernel with a mistake: less than of one without.
@@ -11,9 +17,13 @@ fn check(mutant: &Mutant, seed: u64) -> Result<(), DeviceError> {
     match mutant.kernels {
         "norm" => check::norm::<f16>(device, 5, 40, seed),
         "embeddings" => check::embeddings::<f16>(device, 5, 40, seed),
-        "linear" => Tile::ALL
-            .into_iter()
-            .try_for_each(|tile| check::linear::<f16>(device, tile, 20, [300, 64], seed)),
+        "linear" => Tile::ALL.into_iter().try_for_each(|tile| {
+            check::linear::<f16>(device, Form::Any(tile), 20, [300, 64], seed)
+        }),
+        "sm90_linear" => {
+            let form = Form::Wide(WideTile::Columns256);
+            check::linear::<f16>(device, form, 150, [400, 300], seed)
+        }
         "attention" => check::attention::<f16>(device, &[20, 150], 2, 64, seed),
         "pool" => check::pool::<f16>(device, &[3, 1], 40, Pooling::Mean, seed),
         other => Err(format!("nothing is checked of {other}").into()),

@@ -1,6 +1,7 @@
 use bytemuck::NoUninit;
 
-use super::{Address, Dtype, Launch};
+use super::{Address, Boxes, Dtype, Launch, WideTile, sm90_linear::Sm90Linear};
+use crate::device::{Device, DeviceError};
 
 /// Rows of weights and hidden states are padded with zeros to a multiple of so many elements.
 pub const STRIDE: usize = 64;
@@ -100,7 +101,67 @@ impl Tile {
 }
 
 impl Linear {
-    /// For up to `max_rows`.
+    /// For up to `max_rows`, by the kernel and the tile that are fastest on `device`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::tensor_map`].
+    pub fn choose_launch(
+        &self,
+        device: &impl Device,
+        dtype: Dtype,
+        max_rows: u32,
+    ) -> Result<Launch, DeviceError> {
+        let num_multiprocessors = device.num_multiprocessors();
+        let out_stride = self.out_stride.unsigned_abs();
+        let is_plain = self.input_rows == Address::NONE && self.logits == Address::NONE;
+        let wide = match device.has_sm90() && is_plain {
+            true => WideTile::choose(max_rows, out_stride, num_multiprocessors),
+            false => None,
+        };
+        match wide {
+            Some(tile) => self.wide_launch(device, dtype, tile, max_rows, num_multiprocessors),
+            None => {
+                let tile = Tile::choose(max_rows, out_stride, num_multiprocessors);
+                Ok(self.launch(dtype, tile, max_rows))
+            }
+        }
+    }
+
+    /// For up to `max_rows`, by `sm90_linear.cu`, in up to `max_blocks`. Reads no `input_rows` and writes no
+    /// `logits`; the input has `max_rows`, of which those behind the last may be anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::tensor_map`].
+    pub fn wide_launch(
+        &self,
+        device: &impl Device,
+        dtype: Dtype,
+        tile: WideTile,
+        max_rows: u32,
+        max_blocks: u32,
+    ) -> Result<Launch, DeviceError> {
+        let [in_stride, out_stride] = [self.in_stride, self.out_stride].map(i32::unsigned_abs);
+        let map = |matrix, num_rows, box_rows| {
+            device.tensor_map(&Boxes { matrix, num_rows, stride: in_stride, dtype, box_rows })
+        };
+        let linear = Sm90Linear {
+            input: map(self.input, max_rows, tile.rows())?,
+            weight: map(self.weight, out_stride, tile.columns())?,
+            num_rows: self.num_rows,
+            bias: self.bias,
+            residual: self.residual,
+            output: self.output,
+            in_stride: self.in_stride,
+            out_stride: self.out_stride,
+            activation: self.activation,
+            padding: [0; 21],
+        };
+        Ok(linear.launch(dtype, tile, max_rows, max_blocks))
+    }
+
+    /// For up to `max_rows`, by `linear.cu`.
     #[must_use]
     pub fn launch(&self, dtype: Dtype, tile: Tile, max_rows: u32) -> Launch {
         let kernel = match tile {

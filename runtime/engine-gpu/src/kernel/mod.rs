@@ -6,6 +6,7 @@ mod embeddings;
 mod linear;
 mod norm;
 mod pool;
+mod sm90_linear;
 mod unpack;
 
 use bytemuck::{NoUninit, Pod, Zeroable};
@@ -16,6 +17,7 @@ pub use self::{
     linear::{Activation, Linear, STRIDE, Tile},
     norm::{MAX_HIDDEN_SIZE, Norm, Normalize},
     pool::{Pool, Pooling},
+    sm90_linear::{Boxes, TensorMap, WideTile},
     unpack::{Order, Packed, Unpack},
 };
 
@@ -69,6 +71,8 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Of a block.
     pub num_threads: u32,
+    /// Of a block, beside what its kernel says itself.
+    pub shared_bytes: u32,
     /// Its struct of arguments.
     pub args: Vec<u8>,
 }
@@ -76,6 +80,6 @@ pub struct Launch {
 impl Launch {
     fn new(kernel: &'static str, grid: [u32; 2], num_threads: u32, args: &impl NoUninit) -> Self {
         let args = bytemuck::bytes_of(args).to_vec();
-        Self { kernel, grid: [grid[0], grid[1], 1], num_threads, args }
+        Self { kernel, grid: [grid[0], grid[1], 1], num_threads, shared_bytes: 0, args }
     }
 }

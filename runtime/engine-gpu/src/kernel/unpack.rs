@@ -3,6 +3,8 @@ use bytemuck::NoUninit;
 use super::{Address, Dtype, Launch};
 
 const THREADS: u64 = 256;
+/// Of a thread.
+const NUMBERS: u64 = 8;
 
 /// Arguments of `unpack.cu`.
 #[derive(Debug, Clone, Copy, NoUninit)]
@@ -16,7 +18,7 @@ pub struct Unpack {
     pub output: Address,
     /// A multiple of 32, if in panels.
     pub num_rows: i64,
-    /// A multiple of 4.
+    /// A multiple of 8.
     pub stride: i64,
     /// The numbers.
     pub dtype: Packed,
@@ -52,7 +54,7 @@ impl Unpack {
     pub fn launch(&self, dtype: Dtype) -> Launch {
         let kernel = dtype.choose("unpack_f16", "unpack_bf16");
         let num_numbers = self.num_rows.unsigned_abs() * self.stride.unsigned_abs();
-        let num_blocks = u32::try_from(num_numbers.div_ceil(THREADS)).unwrap_or(u32::MAX);
+        let num_blocks = u32::try_from(num_numbers.div_ceil(THREADS * NUMBERS)).unwrap_or(u32::MAX);
         Launch::new(kernel, [num_blocks, 1], THREADS as u32, self)
     }
 }

@@ -67,7 +67,7 @@ pub(super) const MAX_BATCH_REQUESTS: Setting =
 pub(super) const MAX_QUEUE_WAIT_MS: Setting = setting(
     "MAX_QUEUE_WAIT_MS",
     "2",
-    "longest a text waits for others that are being tokenized, in milliseconds",
+    "longest a text waits, while the model could run it, for others to join it, in milliseconds",
 );
 pub(super) const MAX_QUEUE_REQUESTS: Setting =
     setting("MAX_QUEUE_REQUESTS", "512", "texts that may wait; more get 429");

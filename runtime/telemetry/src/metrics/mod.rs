@@ -134,13 +134,18 @@ macro_rules! metrics {
 
 metrics! {
     Counter auth_failures_total [reason]: "Requests whose token was refused.",
+    Gauge gpu_memory_allocated_bytes []: "Memory of the GPU that this process has for its model.",
+    Gauge gpu_memory_bytes []: "All memory of the GPU.",
     Histogram http_request_duration_seconds [method, route] in LATENCY:
         "From the head of a request to its answer.",
     Counter http_requests_total [method, route, status]: "Requests that were answered.",
     Histogram inference_batch_requests [] in REQUESTS: "Texts in a forward pass.",
     Histogram inference_batch_tokens [] in TOKENS: "Tokens in a forward pass.",
+    Histogram inference_busy_seconds [] in LATENCY:
+        "From a forward pass on an idle engine until it is idle again.",
     Gauge inference_cold_start_seconds [stage]: "What the start of the process took, by its stages.",
     Histogram inference_forward_seconds [] in LATENCY: "A forward pass.",
+    Gauge inference_max_batch_tokens []: "Most tokens of a forward pass.",
     Histogram inference_queue_wait_seconds [] in STEP:
         "How long a text waited for its forward pass.",
     Histogram inference_tokenization_seconds [] in STEP: "From a text to token ids.",

@@ -1,12 +1,15 @@
 use engine::Pooling;
 use engine_gpu::{
     Device, DeviceError,
-    kernel::{Order, Packed, Tile},
+    kernel::{Order, Packed, Tile, WideTile},
 };
 use half::{bf16, f16};
 
 use super::Case;
-use crate::{Element, check};
+use crate::{
+    Element,
+    check::{self, Form},
+};
 
 const NUM_DRAWS: u64 = 6;
 
@@ -15,7 +18,8 @@ const NUM_DRAWS: u64 = 6;
 pub fn every_kernel<D: Device>() -> Vec<Case<D>> {
     let mut cases = norm();
     cases.extend(embeddings());
-    cases.extend(Tile::ALL.into_iter().flat_map(linear));
+    cases.extend(Tile::ALL.into_iter().map(Form::Any).flat_map(linear));
+    cases.extend(WideTile::ALL.into_iter().map(Form::Wide).flat_map(linear));
     cases.extend([32, 64, 96, 128].into_iter().flat_map(attention));
     cases.extend(pool());
     cases.extend(unpack());
@@ -75,26 +79,31 @@ pub fn embeddings<D: Device>() -> Vec<Case<D>> {
     cases
 }
 
-/// `linear.cu`, by tiles of one size.
+/// `linear.cu` or `sm90_linear.cu`, by tiles of one size.
 #[must_use]
-pub fn linear<D: Device>(tile: Tile) -> Vec<Case<D>> {
+pub fn linear<D: Device>(form: Form) -> Vec<Case<D>> {
     let mut cases = Vec::new();
-    let [rows, _] = tile.size();
-    let edges = [1, rows - 1, rows, rows + 1];
-    let edges = edges.map(|num_rows| (num_rows as usize, [64, 64], u64::from(num_rows)));
+    let edges = match form {
+        Form::Any(tile) => {
+            let [rows, _] = tile.size();
+            vec![1, rows as usize - 1, rows as usize, rows as usize + 1]
+        }
+        Form::Wide(_) => vec![1, 64, 65, 127, 128, 129],
+    };
+    let edges = edges.into_iter().map(|num_rows| (num_rows, [64, 64], num_rows as u64));
     let drawn = draws().map(|(mut random, seed)| {
         let features = [random.usize(1..300), random.usize(1..300)];
         (random.usize(1..200), features, seed)
     });
     // And a layer of DistilBERT.
     let whole = (40, [768, 3072], 1);
-    for (num_rows, features, seed) in edges.into_iter().chain(drawn).chain([whole]) {
-        let name = format!("linear by {tile:?} tiles of {num_rows} by {features:?}");
+    for (num_rows, features, seed) in edges.chain(drawn).chain([whole]) {
+        let name = format!("linear, {form:?}, of {num_rows} by {features:?}");
         add::<f16, D>(&mut cases, name.clone(), move |device| {
-            check::linear::<f16>(device, tile, num_rows, features, seed)
+            check::linear::<f16>(device, form, num_rows, features, seed)
         });
         add::<bf16, D>(&mut cases, name, move |device| {
-            check::linear::<bf16>(device, tile, num_rows, features, seed + NUM_DRAWS)
+            check::linear::<bf16>(device, form, num_rows, features, seed + NUM_DRAWS)
         });
     }
     cases

@@ -14,7 +14,11 @@ use bytemuck::Pod;
 use engine_gpu::{Device, DeviceError, kernel::Address};
 
 pub use self::{
-    attention::attention, embeddings::embeddings, linear::linear, norm::norm, pool::pool,
+    attention::attention,
+    embeddings::embeddings,
+    linear::{Form, linear},
+    norm::norm,
+    pool::pool,
     unpack::unpack,
 };
 use crate::Element;
