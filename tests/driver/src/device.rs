@@ -12,33 +12,16 @@ const NUM_MULTIPROCESSORS: c_int = 4;
 // As `cuda.h` numbers them.
 pub(crate) const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 pub(crate) const SWIZZLE_128B: c_int = 3;
+const MULTIPROCESSOR_COUNT: c_int = 16;
+const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
+const COMPUTE_CAPABILITY_MINOR: c_int = 76;
+const MEMORY_POOLS_SUPPORTED: c_int = 115;
 const FLOAT16: c_int = 6;
 const BFLOAT16: c_int = 9;
 
 pub(crate) struct Device {
     capability: [c_int; 2],
     num_passes_left: Option<u32>,
-}
-
-/// What is asked of it.
-pub(crate) enum Attribute {
-    NumMultiprocessors,
-    CapabilityMajor,
-    CapabilityMinor,
-    HasMemoryPools,
-}
-
-impl Attribute {
-    /// As `cuda.h` numbers them.
-    pub(crate) fn of(number: c_int) -> Option<Self> {
-        Some(match number {
-            16 => Self::NumMultiprocessors,
-            75 => Self::CapabilityMajor,
-            76 => Self::CapabilityMinor,
-            115 => Self::HasMemoryPools,
-            _ => return None,
-        })
-    }
 }
 
 impl Default for Device {
@@ -53,12 +36,13 @@ impl Default for Device {
 }
 
 impl Device {
-    pub(crate) fn attribute(&self, attribute: Attribute) -> c_int {
-        match attribute {
-            Attribute::NumMultiprocessors => NUM_MULTIPROCESSORS,
-            Attribute::CapabilityMajor => self.capability[0],
-            Attribute::CapabilityMinor => self.capability[1],
-            Attribute::HasMemoryPools => 1,
+    pub(crate) fn attribute(&self, number: c_int) -> Option<c_int> {
+        match number {
+            MULTIPROCESSOR_COUNT => Some(NUM_MULTIPROCESSORS),
+            COMPUTE_CAPABILITY_MAJOR => Some(self.capability[0]),
+            COMPUTE_CAPABILITY_MINOR => Some(self.capability[1]),
+            MEMORY_POOLS_SUPPORTED => Some(1),
+            _ => None,
         }
     }
 

@@ -31,11 +31,11 @@ use std::{
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
-use emulator::{Buffer, tensor_map};
+use emulator::{Memory, tensor_map};
 use engine_gpu::kernel::{Address, Boxes, Launch};
 
 use crate::{
-    device::{Attribute, Device},
+    device::Device,
     stream::{Stream, Work},
 };
 
@@ -71,7 +71,7 @@ struct Driver {
     device: Device,
     num_contexts: usize,
     num_handles: usize,
-    memory: BTreeMap<u64, Buffer>,
+    memory: Memory,
     /// Of the host, page-locked.
     pinned: BTreeMap<usize, Vec<u8>>,
     modules: BTreeMap<usize, Vec<u8>>,
@@ -97,12 +97,6 @@ impl Driver {
         0x1000 + self.num_handles
     }
 
-    /// Whether so many bytes lie in one piece of the device's memory.
-    fn is_memory(&self, start: u64, num_bytes: usize) -> bool {
-        let last = self.memory.range(..=start).next_back();
-        last.is_some_and(|(first, buffer)| start + num_bytes as u64 <= first + buffer.len as u64)
-    }
-
     fn is_pinned(&self, start: usize, num_bytes: usize) -> bool {
         let last = self.pinned.range(..=start).next_back();
         last.is_some_and(|(first, memory)| start + num_bytes <= first + memory.len())
@@ -119,7 +113,8 @@ impl Driver {
             Work::ToHost { from, to, num_bytes } => (to, from, num_bytes),
             Work::Launch(_) | Work::Graph(_) => return Err(INVALID_VALUE),
         };
-        if !self.is_pinned(host, num_bytes) || !self.is_memory(device, num_bytes) {
+        let is_there = self.memory.holds(Address(device), num_bytes);
+        if !is_there || !self.is_pinned(host, num_bytes) {
             eprintln!("emulated driver: a copy of {num_bytes} bytes that are not there");
             return Err(INVALID_VALUE);
         }
@@ -222,8 +217,8 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(
     _: c_int,
 ) -> Status {
     answer(|driver| {
-        let attribute = Attribute::of(attribute).ok_or(INVALID_VALUE)?;
-        unsafe { put(value, driver.device.attribute(attribute)) }
+        let said = driver.device.attribute(attribute).ok_or(INVALID_VALUE)?;
+        unsafe { put(value, said) }
     })
 }
 
@@ -241,7 +236,7 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> Status {
         driver.num_contexts = driver.num_contexts.checked_sub(1).ok_or(INVALID_CONTEXT)?;
         if driver.num_contexts == 0 {
             let Driver { memory, pinned, modules, streams, .. } = driver;
-            let left = [memory.len(), pinned.len(), modules.len(), streams.len()];
+            let left = [memory.num_bytes(), pinned.len(), modules.len(), streams.len()];
             if left != [0; 4] {
                 eprintln!("emulated driver: memory, pinned, modules, streams left: {left:?}");
                 return Err(UNKNOWN);
@@ -266,31 +261,26 @@ pub unsafe extern "C" fn cuCtxSetCurrent(context: Handle) -> Status {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
     in_context(|driver| {
-        let used: usize = driver.memory.values().map(|buffer| buffer.len).sum();
-        unsafe { put(free, device::MEMORY_BYTES - used) }?;
+        unsafe { put(free, device::MEMORY_BYTES - driver.memory.num_bytes()) }?;
         unsafe { put(total, device::MEMORY_BYTES) }
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(memory: *mut u64, num_bytes: usize) -> Status {
-    in_context(|driver| {
-        let used: usize = driver.memory.values().map(|buffer| buffer.len).sum();
-        match num_bytes {
-            0 => return Err(INVALID_VALUE),
-            _ if used + num_bytes > device::MEMORY_BYTES => return Err(OUT_OF_MEMORY),
-            _ => {}
-        }
-        let buffer = Buffer::new(num_bytes);
-        let address = buffer.address().0;
-        driver.memory.insert(address, buffer);
-        unsafe { put(memory, address) }
+    in_context(|driver| match num_bytes {
+        0 => Err(INVALID_VALUE),
+        _ if driver.memory.num_bytes() + num_bytes > device::MEMORY_BYTES => Err(OUT_OF_MEMORY),
+        _ => unsafe { put(memory, driver.memory.allocate(num_bytes).0) },
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(memory: u64) -> Status {
-    in_context(|driver| driver.memory.remove(&memory).map(drop).ok_or(INVALID_VALUE))
+    in_context(|driver| match driver.memory.free(Address(memory)) {
+        true => Ok(()),
+        false => Err(INVALID_VALUE),
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -557,15 +547,15 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
         let is_box = (1..=256).contains(&box_rows) && box_columns == Boxes::COLUMNS;
         let is_row = row_bytes == stride * 2 && row_bytes.is_multiple_of(16);
         let num_bytes = usize::try_from(row_bytes * num_rows).map_err(|_| INVALID_VALUE)?;
-        let address = matrix.expose_provenance() as u64;
-        let is_there = address.is_multiple_of(16) && driver.is_memory(address, num_bytes);
+        let matrix = Address(matrix.expose_provenance() as u64);
+        let is_there = matrix.0.is_multiple_of(16) && driver.memory.holds(matrix, num_bytes);
         if !is_plain || !is_box || !is_row || !is_there || swizzle != device::SWIZZLE_128B {
             eprintln!("emulated driver: boxes that cannot be copied");
             return Err(INVALID_VALUE);
         }
         let fits = |size: u64| u32::try_from(size).map_err(|_| INVALID_VALUE);
         let (num_rows, stride) = (fits(num_rows)?, fits(stride)?);
-        let boxes = Boxes { matrix: Address(address), num_rows, stride, dtype, box_rows };
+        let boxes = Boxes { matrix, num_rows, stride, dtype, box_rows };
         unsafe { put(map, tensor_map(&boxes).0) }
     })
 }

@@ -1,5 +1,4 @@
 use std::{
-    collections::BTreeMap,
     slice,
     sync::{Arc, Mutex},
 };
@@ -9,15 +8,15 @@ use engine_gpu::{
     kernel::{Address, Boxes, Launch, TensorMap},
 };
 
-use crate::{buffer::Buffer, run};
+use crate::{Memory, run};
 
 /// A device of which the kernels run on the CPU, when they are started. What it allocates is not a number,
 /// and what lies behind it may not be touched.
 #[derive(Debug, Default)]
 pub struct Emulated {
-    memory: Vec<Buffer>,
-    /// Address and length of each buffer, of its own and of all others of the device.
-    places: Arc<Mutex<BTreeMap<u64, usize>>>,
+    /// Its own, and that of all others of the device.
+    memory: Arc<Mutex<Memory>>,
+    allocated_here: Vec<Address>,
     allocated: AllocatedBytes,
     variant: &'static str,
     seed: u64,
@@ -46,22 +45,16 @@ impl Emulated {
     ///
     /// If that is not memory which was allocated.
     fn check(&self, start: Address, num_bytes: usize) {
-        let places = self.places.lock().expect("no panic");
-        let holds = |(first, len): (&u64, &usize)| {
-            start.behind(num_bytes).0 <= Address(*first).behind(*len).0
-        };
-        assert!(
-            places.range(..=start.0).next_back().is_some_and(holds),
-            "{num_bytes} bytes at {start:?}"
-        );
+        let is_there = self.memory.lock().expect("no panic").holds(start, num_bytes);
+        assert!(is_there, "{num_bytes} bytes at {start:?}");
     }
 }
 
 impl Drop for Emulated {
     fn drop(&mut self) {
-        let mut places = self.places.lock().expect("no panic");
-        for buffer in &self.memory {
-            places.remove(&buffer.address().0);
+        let mut memory = self.memory.lock().expect("no panic");
+        for &address in &self.allocated_here {
+            memory.free(address);
         }
     }
 }
@@ -71,8 +64,8 @@ impl Device for Emulated {
 
     fn another(&self) -> Result<Self, DeviceError> {
         Ok(Self {
-            memory: Vec::new(),
-            places: self.places.clone(),
+            memory: self.memory.clone(),
+            allocated_here: Vec::new(),
             allocated: AllocatedBytes::default(),
             variant: self.variant,
             seed: self.seed,
@@ -105,10 +98,8 @@ impl Device for Emulated {
     }
 
     fn allocate(&mut self, num_bytes: usize) -> Result<Address, DeviceError> {
-        let buffer = Buffer::new(num_bytes);
-        let address = buffer.address();
-        self.places.lock().expect("no panic").insert(address.0, buffer.len);
-        self.memory.push(buffer);
+        let address = self.memory.lock().expect("no panic").allocate(num_bytes);
+        self.allocated_here.push(address);
         self.allocated.add(num_bytes);
         Ok(address)
     }

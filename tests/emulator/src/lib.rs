@@ -8,13 +8,13 @@
     reason = "for tests"
 )]
 
-mod buffer;
 pub mod cases;
 pub mod check;
 mod device;
 mod element;
 #[path = "../../conformance/fixtures.rs"]
 mod fixtures;
+mod memory;
 mod mutants;
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -22,9 +22,9 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use engine_gpu::kernel::Launch;
 
 pub use crate::{
-    buffer::Buffer,
     device::{Emulated, tensor_map},
     element::Element,
+    memory::Memory,
     mutants::{MUTANTS, Mutant},
 };
 

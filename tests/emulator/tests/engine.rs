@@ -27,6 +27,12 @@ fn batch(input_ids: &[u32]) -> Batch {
 }
 
 #[test]
+fn gpu_check_has_every_architecture() {
+    let cases = cases::architectures::<Emulated>(TESTS);
+    assert!(cases.len() >= 30, "{}", cases.len());
+}
+
+#[test]
 fn without_kernels_of_sm90_it_gives_the_same() {
     let case = &cases::bundled(TESTS, "predict")[0];
     let outcome = (case.check)(Emulated::old()).map_err(|error| error.to_string());

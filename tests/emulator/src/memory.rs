@@ -1,4 +1,4 @@
-use std::{ffi::c_void, ptr, slice};
+use std::{collections::BTreeMap, ffi::c_void, ptr, slice};
 
 use engine_gpu::kernel::Address;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
@@ -7,14 +7,48 @@ const PAGE: usize = 4096;
 /// Of the memory of a device.
 const ALIGNMENT: usize = 16;
 
+/// The memory of a device, piece by piece.
+#[derive(Debug, Default)]
+pub struct Memory(BTreeMap<u64, Buffer>);
+
+impl Memory {
+    /// A new piece.
+    pub fn allocate(&mut self, num_bytes: usize) -> Address {
+        let buffer = Buffer::new(num_bytes);
+        let address = buffer.address();
+        self.0.insert(address.0, buffer);
+        address
+    }
+
+    /// Whether there was such a piece.
+    pub fn free(&mut self, address: Address) -> bool {
+        self.0.remove(&address.0).is_some()
+    }
+
+    /// Whether so many bytes lie in one piece.
+    #[must_use]
+    pub fn holds(&self, start: Address, num_bytes: usize) -> bool {
+        let last = self.0.range(..=start.0).next_back();
+        last.is_some_and(|(_, buffer)| {
+            start.behind(num_bytes).0 <= buffer.address().behind(buffer.len).0
+        })
+    }
+
+    /// Of all pieces.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        self.0.values().map(|buffer| buffer.len).sum()
+    }
+}
+
 /// Memory as a kernel gets it: ones in every bit, which is not a number. Behind its end nothing may be
 /// touched: who does is killed by the system.
 #[derive(Debug)]
-pub struct Buffer {
+pub(crate) struct Buffer {
     mapping: *mut c_void,
     mapping_len: usize,
     first: *mut c_void,
-    pub len: usize,
+    len: usize,
 }
 
 // SAFETY: memory that belongs to this value alone.
@@ -23,7 +57,7 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    pub fn new(len: usize) -> Self {
+    fn new(len: usize) -> Self {
         let num_used = len.next_multiple_of(ALIGNMENT);
         let num_accessible = num_used.next_multiple_of(PAGE);
         let mapping_len = num_accessible + PAGE;
@@ -42,7 +76,7 @@ impl Buffer {
         Self { mapping, mapping_len, first, len }
     }
 
-    pub fn address(&self) -> Address {
+    fn address(&self) -> Address {
         Address(self.first as u64)
     }
 }
